@@ -1,0 +1,3 @@
+module axmodel.io/local/pause
+
+go 1.24
