@@ -1,0 +1,150 @@
+"""The hot contract between frontend, Triton model and scrapers: requests, chunks, errors, metric names.
+
+Pure, and made for every token, hence slotted dataclasses and plain JSON instead of pydantic. A request travels as
+one BYTES tensor, REQUEST; a response carries a list of chunks in one BYTES tensor, CHUNK; an error travels as the
+text of a TritonError with the HTTP status inside.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+# Triton's model name, tensors and our metric families (seen at the metrics endpoint, without a prefix).
+TRITON_MODEL = "engine"
+TENSOR_REQUEST = "REQUEST"
+TENSOR_CHUNK = "CHUNK"
+METRIC_RUNNING = "ax_requests_running"
+METRIC_WAITING = "ax_requests_waiting"
+METRIC_SLOTS = "ax_request_slots"
+METRIC_PROMPT_TOKENS = "ax_prompt_tokens_total"
+METRIC_GENERATED_TOKENS = "ax_generated_tokens_total"
+METRIC_TTFT_SUM = "ax_time_to_first_token_seconds_sum"
+METRIC_TTFT_COUNT = "ax_time_to_first_token_seconds_count"
+METRIC_QUEUE_SUM = "ax_queue_seconds_sum"
+METRIC_QUEUE_COUNT = "ax_queue_seconds_count"
+METRIC_KV_USED = "ax_kv_cache_used_ratio"
+
+Finish = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling of one request, in the OpenAI API's words; None leaves the engine's default."""
+
+    max_tokens: int
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: int | None = None
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One generation: a rendered prompt (or token ids), its sampling, and when nobody waits for it any more.
+
+    `deadline` is a Unix time in seconds; `guided` is `{"json": schema}` or `{"json_object": true}`; `images` are
+    data URLs.
+    """
+
+    id: str
+    sampling: Sampling
+    prompt: str | None = None
+    token_ids: tuple[int, ...] | None = None
+    images: tuple[str, ...] = ()
+    guided: dict[str, Any] | None = None
+    deadline: float | None = None
+    n: int = 1
+
+    def encode(self) -> bytes:
+        """Return the request as the bytes of the REQUEST tensor."""
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> GenerateRequest:
+        """Read the REQUEST tensor; raises ValueError, KeyError or TypeError when it is not a request."""
+        raw = json.loads(data)
+        sampling = raw.pop("sampling")
+        sampling["stop"] = tuple(sampling.get("stop") or ())
+        ids = raw.pop("token_ids", None)
+        images = tuple(raw.pop("images", None) or ())
+        return cls(
+            sampling=Sampling(**sampling), token_ids=None if ids is None else tuple(ids), images=images, **raw
+        )
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of one request, counted by the engine."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A piece of one choice's answer: whole characters only; `finish` and `usage` come with the last one."""
+
+    index: int
+    text: str
+    tokens: int = 1
+    finish: Finish | None = None
+    usage: Usage | None = None
+    logprobs: list[dict[str, Any]] | None = field(default=None)
+
+
+def encode_chunks(chunks: Iterable[Chunk]) -> bytes:
+    """Return chunks as the bytes of one CHUNK response; several may share one."""
+    return json.dumps([_chunk_json(c) for c in chunks], ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _chunk_json(chunk: Chunk) -> list[Any]:
+    usage = chunk.usage
+    row: list[Any] = [chunk.index, chunk.text, chunk.tokens]
+    if chunk.finish or usage or chunk.logprobs:
+        counts = usage and [usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens]
+        row += [chunk.finish, counts, chunk.logprobs]
+    return row
+
+
+def decode_chunks(data: bytes) -> list[Chunk]:
+    """Read what `encode_chunks` wrote."""
+    chunks = []
+    for index, text, tokens, *rest in json.loads(data):
+        finish, counts, logprobs = rest or (None, None, None)
+        chunks.append(Chunk(index, text, tokens, finish, Usage(*counts) if counts else None, logprobs))
+    return chunks
+
+
+@dataclass(frozen=True, slots=True)
+class EngineError:
+    """An error on its way from the engine to the client: the HTTP status travels inside Triton's message."""
+
+    status: int
+    message: str
+    code: str | None = None
+    retry_after: int | None = None
+
+    def encode(self) -> str:
+        """Return the text for a TritonError."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def decode(cls, text: str) -> EngineError:
+        """Read an error that came through Triton; whatever is not ours becomes a 500 with its text."""
+        start = text.find("{")
+        try:
+            return cls(**json.loads(text[start:])) if start >= 0 else cls(500, text)
+        except (ValueError, TypeError):
+            return cls(500, text)
