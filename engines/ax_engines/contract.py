@@ -71,7 +71,7 @@ def slug(text: str, limit: int = 40) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:limit].strip("-") or "model"
 
 
-# --- sources -------------------------------------------------------------------------------------------------
+# --- sources ---
 
 
 class HuggingFaceSource(Shared):
@@ -155,7 +155,7 @@ class ResolvedSource(Shared):
     chat_template: bool = False
 
 
-# --- artifacts -----------------------------------------------------------------------------------------------
+# --- artifacts ---
 
 
 class Limits(Shared):
@@ -177,9 +177,7 @@ class Phase(Shared):
     """One container of a build Job: its name and, for quantize and compile, the commands it runs in order."""
 
     name: PhaseName
-    commands: Annotated[
-        tuple[tuple[Annotated[str, Field(max_length=2000)], ...], ...], Field(max_length=16)
-    ] = ()
+    commands: Annotated[tuple[tuple[Annotated[str, Field(max_length=2000)], ...], ...], Field(max_length=16)] = ()
 
 
 class Target(Shared):
@@ -262,7 +260,7 @@ class Manifest(Shared):
     config: ModelConfig
 
 
-# --- tasks and results ---------------------------------------------------------------------------------------
+# --- tasks and results ---
 
 
 class ResolveTask(Shared):
