@@ -1,0 +1,40 @@
+"""Every key that we put on or look for in a Kubernetes object; nothing else spells one."""
+
+from typing import Final
+
+GROUP: Final = "serving.axmodel.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+FIELD_MANAGER: Final = "ax-operator"
+
+# Labels of what we own. Whatever lacks MANAGED_BY is never changed or deleted.
+MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+MANAGED_BY_VALUE: Final = "ax-operator"
+COMPONENT: Final = "app.kubernetes.io/component"
+MODEL: Final = f"{GROUP}/model"
+ENGINE: Final = f"{GROUP}/engine"
+REVISION: Final = f"{GROUP}/revision"
+SOURCE: Final = f"{GROUP}/source"
+
+# Values of COMPONENT.
+COMPONENT_SERVING: Final = "serving"
+COMPONENT_RESOLVE: Final = "resolve"
+COMPONENT_BUILD: Final = "build"
+COMPONENT_SWEEP: Final = "sweep"
+COMPONENT_STORE: Final = "store"
+COMPONENT_GATEWAY: Final = "gateway"
+COMPONENT_OPERATOR: Final = "operator"
+
+# A Secret that an author of AXModels may name carries this label with this value.
+USABLE_BY: Final = f"{GROUP}/usable-by"
+USABLE_BY_VALUE: Final = "axmodel"
+
+# Node labels that NVIDIA's GPU feature discovery writes.
+GPU_PRODUCT: Final = "nvidia.com/gpu.product"
+GPU_RESOURCE: Final = "nvidia.com/gpu"
+
+STORE_CLAIM: Final = "ax-engines"
+STORE_INVENTORY: Final = "ax-engines"
+SERVING_ACCOUNT: Final = "ax-serving"
+PORT_HTTP: Final = "http"
+PORT_METRICS: Final = "metrics"
