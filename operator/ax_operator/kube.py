@@ -1,0 +1,295 @@
+"""Verbs × resources of the Kubernetes API, on plain dicts: the only module that imports `kubernetes`.
+
+The client library brings addresses, certificates and tokens; paths come from `kinds`. Every failure is translated
+here, once, into one of `kube_errors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import random
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import config as kube_config
+from kubernetes.aio.client import ApiClient, Configuration
+
+from ax_operator.api.names import FIELD_MANAGER
+from ax_operator.kinds import EVENT, Kind, kind_of
+from ax_operator.kube_errors import Expired, KubeError, Missing, Unreachable, message_of, refused
+
+logger = logging.getLogger(__name__)
+
+APPLY = "application/apply-patch+yaml"
+PAGE = 500
+CONNECTIONS = 100
+REQUEST = aiohttp.ClientTimeout(total=30.0)
+WATCH_SECONDS = 290
+"""The server ends a watch after this long; it is resumed where it was."""
+PAUSE_SECONDS = 0.5
+"""Between two streams, lest a server that hangs up at once is asked without end."""
+SILENCE_SECONDS = 90.0
+"""A watch without a byte for this long is dead: the server sends a bookmark every minute."""
+
+Manifest = dict[str, Any]
+Manifests = list[Manifest]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """One change; SYNCED carries no object and follows the last object of every list."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED", "SYNCED"]
+    object: Manifest
+
+
+class Kube:
+    """A connection to one API server; an async context manager.
+
+    kubeconfig: a file's path; None means the pod's own account, or outside a pod $KUBECONFIG or ~/.kube/config.
+    """
+
+    def __init__(self, kubeconfig: str | os.PathLike[str] | None = None, *, manager: str = FIELD_MANAGER) -> None:
+        self._kubeconfig = str(kubeconfig) if kubeconfig else None
+        self._manager = manager
+        self._config = Configuration()
+        self._client: ApiClient | None = None
+
+    async def __aenter__(self) -> Self:
+        self._config = await self._read_config()
+        self._client = ApiClient(self._config)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._client:
+            await self._client.close()  # type: ignore[no-untyped-call]
+            self._client = None
+
+    async def get(self, kind: Kind, name: str, namespace: str | None = None) -> Manifest | None:
+        """Return the object, or None where there is none."""
+        try:
+            return await self._json("GET", kind.path(namespace, name))
+        except Missing:
+            return None
+
+    async def list(
+        self, kind: Kind, namespace: str | None = None, labels: str | None = None
+    ) -> tuple[Manifests, str]:
+        """Return all objects (of one namespace, or of all) that match a label selector, and the list's version."""
+        for _ in range(3):
+            try:
+                return await self._pages(kind, namespace, labels)
+            except Expired:
+                logger.info("Started a list again because its pages had expired", extra={"kind": kind.kind})
+        raise Unreachable(f"the list of {kind.plural} expired three times while it was read")
+
+    async def apply(self, manifest: Manifest, *, status: bool = False) -> Manifest:
+        """Server-side apply the fields of `manifest`, taking them over by force; return the whole object.
+
+        With `status` only `.status` is written, and an object that is gone raises Missing.
+        """
+        meta = manifest["metadata"]
+        path = kind_of(manifest).path(meta.get("namespace"), meta["name"], "status" if status else None)
+        query = {"fieldManager": self._manager, "force": "true"}
+        return await self._json("PATCH", path, query, manifest, APPLY)
+
+    async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> None:
+        """Delete the object, its dependents in the background; done if it is gone.
+
+        With `uid` a namesake that was made since raises Conflict and stays.
+        """
+        body: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        try:
+            await self._json("DELETE", kind.path(namespace, name), body=body)
+        except Missing:
+            logger.debug("Found the object gone already", extra={"kind": kind.kind, "object": name})
+
+    async def create_event(
+        self, regarding: Manifest, *, reason: str, note: str, action: str, now: str, warning: bool = False
+    ) -> None:
+        """Record one Event about an object; `now` is RFC 3339 with microseconds, texts are cut to what fits."""
+        meta = regarding["metadata"]
+        namespace = meta.get("namespace") or "default"
+        event = {
+            "apiVersion": EVENT.api_version,
+            "kind": EVENT.kind,
+            "metadata": {"generateName": f"{meta['name'][:200]}.", "namespace": namespace},
+            "eventTime": now,
+            "type": "Warning" if warning else "Normal",
+            "reason": reason[:128],
+            "action": action[:128],
+            "note": note[:1024],
+            "reportingController": self._manager,
+            "reportingInstance": self._manager,
+            "regarding": {
+                "apiVersion": regarding["apiVersion"],
+                "kind": regarding["kind"],
+                "name": meta["name"],
+                "namespace": meta.get("namespace"),
+                "uid": meta.get("uid"),
+            },
+        }
+        await self._json("POST", EVENT.path(namespace), body=event)
+
+    async def watch(
+        self, kind: Kind, namespace: str | None = None, labels: str | None = None
+    ) -> AsyncIterator[WatchEvent]:
+        """Yield every object as ADDED, then SYNCED, then the changes, for ever.
+
+        A stream that ends or falls silent is resumed where it was. Where the server has forgotten that point,
+        everything is listed again: what vanished meanwhile comes as DELETED, then SYNCED. Errors are logged and
+        tried again with back-off; a consumer's world only grows old.
+        """
+        known: dict[tuple[str | None, str], Manifest] = {}
+        version: str | None = None
+        failures = 0
+        while True:
+            try:
+                if version is None:
+                    items, listed = await self.list(kind, namespace, labels)
+                    for event in _difference(known, items):
+                        yield event
+                    version = listed
+                    yield WatchEvent("SYNCED", {})
+                async for change, manifest in self._stream(kind, namespace, labels, version):
+                    failures = 0
+                    version = manifest["metadata"]["resourceVersion"]
+                    if change == "DELETED":
+                        known.pop(_key(manifest), None)
+                        yield WatchEvent("DELETED", manifest)
+                    elif change != "BOOKMARK":
+                        event = WatchEvent("MODIFIED" if _key(manifest) in known else "ADDED", manifest)
+                        known[_key(manifest)] = manifest
+                        yield event
+                await asyncio.sleep(PAUSE_SECONDS)
+            except Expired:
+                version = None
+            except KubeError as error:
+                failures += 1
+                version = None if failures % 5 == 0 else version
+                logger.warning(
+                    "Lost a watch and tries again",
+                    extra={"kind": kind.kind, "error": str(error), "tries": failures},
+                )
+                await asyncio.sleep(min(30.0, 0.25 * 2 ** min(failures, 8)) * random.uniform(0.5, 1))  # noqa: S311
+
+    # --- below: one request ---
+
+    async def _read_config(self) -> Configuration:
+        config = Configuration()
+        config.connection_pool_maxsize = CONNECTIONS
+        if self._kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+            kube_config.load_incluster_config(client_configuration=config)  # type: ignore[no-untyped-call]
+        else:
+            await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
+                config_file=self._kubeconfig, client_configuration=config, persist_config=False
+            )
+        return config
+
+    async def _pages(self, kind: Kind, namespace: str | None, labels: str | None) -> tuple[Manifests, str]:
+        items: Manifests = []
+        query = {"limit": str(PAGE)} | ({"labelSelector": labels} if labels else {})
+        while True:
+            page = await self._json("GET", kind.path(namespace), query)
+            for item in page["items"]:  # the server leaves these two out in lists of its own kinds
+                items.append({"apiVersion": kind.api_version, "kind": kind.kind} | item)
+            if not page["metadata"].get("continue"):
+                return items, page["metadata"]["resourceVersion"]
+            query["continue"] = page["metadata"]["continue"]
+
+    async def _stream(
+        self, kind: Kind, namespace: str | None, labels: str | None, version: str
+    ) -> AsyncIterator[tuple[str, Manifest]]:
+        query = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version}
+        query |= {"timeoutSeconds": str(WATCH_SECONDS)} | ({"labelSelector": labels} if labels else {})
+        within = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=SILENCE_SECONDS)
+        response = await self._send("GET", kind.path(namespace), query, within=within)
+        try:
+            async for line in response.content:
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise refused(event["object"].get("code", 0), event["object"].get("message", ""))
+                yield event["type"], event["object"]
+        except TimeoutError:
+            logger.info("Resumed a watch that had fallen silent", extra={"kind": kind.kind})
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Unreachable(f"the watch of {kind.plural} broke: {error}") from error
+        finally:
+            response.close()
+
+    async def _json(
+        self,
+        verb: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | None = None,
+        content: str = "application/json",
+    ) -> Manifest:
+        response = await self._send(verb, path, query, body, content)
+        try:
+            found: Manifest = await response.json(content_type=None)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Unreachable(f"{verb} {path}: the answer broke off: {error}") from error
+        finally:
+            response.release()
+        return found
+
+    async def _send(
+        self,
+        verb: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | None = None,
+        content: str = "application/json",
+        within: aiohttp.ClientTimeout = REQUEST,
+        again: bool = True,
+    ) -> aiohttp.ClientResponse:
+        if self._client is None:
+            raise RuntimeError("Kube is used outside of its `async with`")
+        headers = {"Accept": "application/json", "Content-Type": content, "User-Agent": self._manager}
+        auth: Any = await self._config.auth_settings()
+        headers |= {each["key"]: each["value"] for each in auth.values()}
+        url = f"{self._config.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        try:
+            answer = await self._client.rest_client.request(  # type: ignore[no-untyped-call]
+                verb, url, headers=headers, body=body, _request_timeout=within
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unreachable(f"{verb} {path}: {error or type(error).__name__}") from error
+        response: aiohttp.ClientResponse = answer.response
+        if response.status < 400:
+            return response
+        text = await response.text()
+        response.release()
+        if response.status == 401 and again:
+            self._config.api_key = (await self._read_config()).api_key  # the token had been rotated
+            return await self._send(verb, path, query, body, content, within, again=False)
+        raise refused(response.status, f"{verb} {path}: {message_of(text)}")
+
+
+def _key(manifest: Manifest) -> tuple[str | None, str]:
+    return manifest["metadata"].get("namespace"), manifest["metadata"]["name"]
+
+
+def _difference(known: dict[tuple[str | None, str], Manifest], items: Manifests) -> list[WatchEvent]:
+    """Bring `known` up to a fresh list and return what changed, deletions first."""
+    listed = {_key(item): item for item in items}
+    events: list[WatchEvent] = []
+    for key, old in list(known.items()):
+        if key not in listed or listed[key]["metadata"]["uid"] != old["metadata"]["uid"]:
+            events.append(WatchEvent("DELETED", known.pop(key)))
+    for key, item in listed.items():
+        if key not in known:
+            events.append(WatchEvent("ADDED", item))
+        elif item["metadata"]["resourceVersion"] != known[key]["metadata"]["resourceVersion"]:
+            events.append(WatchEvent("MODIFIED", item))
+        known[key] = item
+    return events
