@@ -1,0 +1,153 @@
+"""What the plan looks at and what it answers: frozen data, filled by the shell.
+
+`Seen` is one model's (or one namespace's) own objects as the cache holds them, `World` what all models share, and
+`Plan` what should exist. Objects are plain manifests; `now` is Unix seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ax_engines.contract import Progress
+from ax_engines.hardware import Gpu
+from ax_engines.models import CatalogueEntry
+from ax_engines.recipe import Pool, Toolchain
+from ax_operator.api import names
+from ax_operator.api.axhostedapi import AXHostedAPISpec
+from ax_operator.plan.scaling import Load, Memory
+
+Json = dict[str, Any]
+
+
+class Setting(BaseModel):
+    """A part of the chart's settings: frozen, camelCase-free YAML with our own names, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StoreSettings(Setting):
+    """The claim that holds artifacts, one per namespace."""
+
+    storage_class: str | None = None
+    size: str = "500Gi"
+    access_mode: Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"] = "ReadWriteMany"
+    existing_claim: str | None = None
+
+
+class Settings(Setting):
+    """What the chart fixes for every model."""
+
+    namespace: str
+    """The operator's and the gateway's namespace."""
+    engines_image: str
+    """Image of resolve, fetch, publish and sweep containers and of the OpenAI frontend."""
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = ()
+    toolchains: tuple[Toolchain, ...] = ()
+    store: StoreSettings = StoreSettings()
+    engine_retention: Annotated[float, Field(ge=0)] = 7 * 86400.0
+    """Seconds for which an AXEngine that no AXModel needs is kept."""
+    endpoints: tuple[str, ...] = ("https://huggingface.co",)
+    """Hugging Face and S3 endpoints that an author may name."""
+    allow_trust_remote_code: bool = False
+    bare_names: tuple[str, ...] = ()
+    """Namespaces whose served names work without a prefix; `*` means all."""
+    proxy: Mapping[str, str] = {}
+    """HTTP_PROXY, HTTPS_PROXY and NO_PROXY of fetching containers."""
+    ca_bundle: str | None = None
+    """Name of a ConfigMap with `ca.crt`, copied into models' namespaces by the chart's user."""
+    gateway_replicas: Annotated[int, Field(ge=0)] = 1
+    drain_seconds: Annotated[int, Field(ge=1)] = 300
+    """Longest stream that a stopping pod finishes."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What all models share: the chart's settings, the catalogue, the hardware, hosted APIs, served names."""
+
+    settings: Settings
+    catalogue: Mapping[str, CatalogueEntry]
+    gpus: tuple[Gpu, ...] = ()
+    pools: tuple[Pool, ...] = ()
+    hosted: Mapping[str, AXHostedAPISpec] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Bare served name -> `<namespace>/<name>` of the model that holds it."""
+    building: Mapping[str, int] = field(default_factory=dict)
+    """GPU product -> GPUs that build Jobs hold or wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The objects of one model (or of one namespace's store) that carry our labels, and its live signals."""
+
+    objects: tuple[Json, ...] = ()
+    load: Load | None = None
+    memory: Memory = Memory()
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+    """AXEngine name -> what its build pod says."""
+    models: tuple[tuple[Json, Seen], ...] = ()
+    """For a namespace's store: its AXModels and what is seen of each."""
+
+    def all(self, kind: str, component: str | None = None) -> list[Json]:
+        """Return the objects of a kind (and of a component), by name."""
+        found = [o for o in self.objects if o["kind"] == kind]
+        if component:
+            found = [o for o in found if labels(o).get(names.COMPONENT) == component]
+        return sorted(found, key=lambda o: str(o["metadata"]["name"]))
+
+    def get(self, kind: str, name: str) -> Json | None:
+        """Return the object of that kind and name, or None."""
+        return next((o for o in self.objects if o["kind"] == kind and o["metadata"]["name"] == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One object to delete; the uid guards against deleting its successor."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str | None = None
+
+    @classmethod
+    def of(cls, obj: Mapping[str, Any]) -> Ref:
+        """Return the reference of a manifest that was seen."""
+        meta = obj["metadata"]
+        return cls(obj["apiVersion"], obj["kind"], meta["namespace"], meta["name"], meta.get("uid"))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What should exist (applied in order), what should not, the status, and when to look again."""
+
+    children: tuple[Json, ...] = ()
+    obsolete: tuple[Ref, ...] = ()
+    status: Json | None = None
+    """Of the model; None leaves it."""
+    statuses: tuple[Json, ...] = ()
+    """For a store: AXEngines (apiVersion, kind, metadata name and namespace, status)."""
+    requeue_after: float | None = None
+    memory: Memory = Memory()
+
+
+def labels(obj: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return an object's labels, which may be missing."""
+    found: Mapping[str, str] = obj.get("metadata", {}).get("labels") or {}
+    return found
+
+
+def owner(parent: Json) -> Json:
+    """Return the ownerReference that lets Kubernetes delete a child with its parent."""
+    meta = parent["metadata"]
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": parent["kind"],
+        "name": meta["name"],
+        "uid": meta["uid"],
+        "controller": True,
+    }
