@@ -37,6 +37,10 @@ METRICS_PORT = 8001
 MANIFEST = "manifest.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 STAGING = ".staging"
+# Below `/store/.staging/<engine>`, where the commands of a build run: each names these folders by these words.
+STAGED_SOURCE = "source"
+STAGED_CHECKPOINT = "checkpoint"  # converted or quantized; published if the artifact is safetensors
+STAGED_ENGINE = "engine"
 
 
 class Shared(BaseModel):
@@ -206,6 +210,8 @@ class ArtifactSpec(Shared):
     gpus: Annotated[int, Field(ge=0, le=64)] = 0
     gpu_product: Annotated[str, Field(max_length=63)] | None = None
     phases: Annotated[tuple[Phase, ...], Field(max_length=4)] = ()
+    trust_remote_code: bool = False
+    """Whether the source's own code (*.py) is part of the artifact."""
 
     @property
     def digest(self) -> str:
@@ -216,6 +222,8 @@ class ArtifactSpec(Shared):
             "quantization": self.quantization,
             "calibration": self.calibration.model_dump(mode="json") if self.calibration else None,
         }
+        if self.trust_remote_code:
+            identity["code"] = True
         if self.target:
             identity["target"] = self.target.model_dump(mode="json")
             identity["commands"] = [p.model_dump(mode="json") for p in self.phases if p.commands]
