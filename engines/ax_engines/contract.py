@@ -37,6 +37,15 @@ METRICS_PORT = 8001
 MANIFEST = "manifest.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 STAGING = ".staging"
+
+# Folders of a staging folder. Commands run there and name them relatively, so that a digest depends on no path:
+# fetch fills FETCHED, quantize and compile write the others. What is published is the last one that was written,
+# with the tokenizer's files and the chat template of FETCHED beside it.
+FETCHED = "source"
+CHECKPOINT = "checkpoint"
+COMPILED = "engine"
+TIMING_CACHES = ".timing"
+"""Folder of the store, beside STAGING, where `trtllm-build` keeps what it measured; survives builds and sweeps."""
 # Below `/store/.staging/<engine>`, where the commands of a build run: each names these folders by these words.
 STAGED_SOURCE = "source"
 STAGED_CHECKPOINT = "checkpoint"  # converted or quantized; published if the artifact is safetensors
