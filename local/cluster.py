@@ -20,6 +20,7 @@ from local.api import Api
 from local.binaries import client
 from local.errors import LocalError
 from local.kwok import GpuNode, node_manifest
+from local.pause import pause_archive
 from local.progress import step
 from local.record import Record
 from local.render import Mode
@@ -183,6 +184,8 @@ class Cluster:
                         raise LocalError(f"No {what} after {PATIENCE_S:.0f} s:\n{self._last_words()}")
                     time.sleep(0.05)
             running.at("")
+        if self.mode == "node":
+            self.load_images([pause_archive()])
 
     def _node_ready(self, api: Api) -> bool:
         found = api.get(f"/api/v1/nodes/{self.node}")

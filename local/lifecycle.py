@@ -22,6 +22,7 @@ from local.errors import LocalError
 from local.install import SEARCH_PATH, require
 from local.kwok import STAGES
 from local.paths import ROOT, cache_dir, locked
+from local.pause import pause_archive
 from local.record import Record
 from local.render import Layout, Mode
 
@@ -43,6 +44,7 @@ def start(name: str, mode: Mode, kwok: bool) -> Record:
     binaries = {component: go_program(HYPERKUBE) for component in COMPONENTS}
     if mode == "node":
         binaries["coredns"] = go_program(COREDNS)
+        pause_archive()
     if kwok:
         binaries["kwok"] = go_program(KWOK)
     claimed = _claim(name, mode, kwok)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from local.api import Api
+from local.process import start_time
 
 CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWPID = 0x00020000, 0x40000000, 0x20000000
 MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = 4096, 16384, 1 << 18, 1 << 20
@@ -112,15 +113,6 @@ def _collect(running: dict[int, dict[str, Any]], plan: dict[str, Any], flags: in
         sys.stderr.write(f"{component['name']} ended, status={os.waitstatus_to_exitcode(status)}\n")
         time.sleep(1)
         _start(component, plan, running)
-
-
-def start_time(pid: int) -> str:
-    """Return when a process began, in ticks since boot, or nothing if it is gone: an id may be used again."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-    return text.rpartition(")")[2].split()[19]
 
 
 if __name__ == "__main__":

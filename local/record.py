@@ -9,8 +9,8 @@ from pathlib import Path
 
 from local.address import Addresses
 from local.errors import LocalError
-from local.node import start_time
 from local.paths import cluster_dir, state_dir
+from local.process import runs, start_time
 from local.render import Mode
 
 
@@ -74,17 +74,6 @@ def known() -> list[Record]:
 def boot_id() -> str:
     """Return what is different after every boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def runs(pid: int, started: str) -> bool:
-    """Tell whether the very process that had this id runs; a zombie does not."""
-    if not started or start_time(pid) != started:
-        return False
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"
 
 
 def end(pid: int, started: str, seconds: float = 30) -> None:
