@@ -1,4 +1,4 @@
-"""`python -m ax_engines <subcommand>`: the programs of the engine images; each is imported only when it is asked for."""
+"""`python -m ax_engines <subcommand>`: the programs of the engine images, each imported only when asked for."""
 
 from __future__ import annotations
 
