@@ -12,8 +12,8 @@ import logging
 import os
 import random
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field
+from typing import Any, Self
 from urllib.parse import urlencode
 
 import aiohttp
@@ -21,6 +21,7 @@ from kubernetes.aio import config as kube_config
 from kubernetes.aio.client import ApiClient, Configuration
 
 from ax_operator.api.names import FIELD_MANAGER
+from ax_operator.changes import Manifest, Manifests, WatchEvent, difference, key_of
 from ax_operator.kinds import EVENT, Kind, kind_of
 from ax_operator.kube_errors import Expired, KubeError, Missing, Unreachable, message_of, refused
 
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 APPLY = "application/apply-patch+yaml"
 PAGE = 500
+"""Objects per answer of a list."""
 CONNECTIONS = 100
 REQUEST = aiohttp.ClientTimeout(total=30.0)
 WATCH_SECONDS = 290
@@ -37,16 +39,19 @@ PAUSE_SECONDS = 0.5
 SILENCE_SECONDS = 90.0
 """A watch without a byte for this long is dead: the server sends a bookmark every minute."""
 
-Manifest = dict[str, Any]
-Manifests = list[Manifest]
+__all__ = ["Connection", "Kube", "Manifest", "WatchEvent"]
 
 
 @dataclass(frozen=True, slots=True)
-class WatchEvent:
-    """One change; SYNCED carries no object and follows the last object of every list."""
+class Connection:
+    """Where the API server is and who we are, for another client of the same process; paths are files."""
 
-    type: Literal["ADDED", "MODIFIED", "DELETED", "SYNCED"]
-    object: Manifest
+    server: str
+    ca_path: str | None
+    insecure: bool
+    certificate_path: str | None
+    private_key_path: str | None
+    token: str | None = field(repr=False)
 
 
 class Kube:
@@ -55,9 +60,18 @@ class Kube:
     kubeconfig: a file's path; None means the pod's own account, or outside a pod $KUBECONFIG or ~/.kube/config.
     """
 
-    def __init__(self, kubeconfig: str | os.PathLike[str] | None = None, *, manager: str = FIELD_MANAGER) -> None:
+    def __init__(
+        self,
+        kubeconfig: str | os.PathLike[str] | None = None,
+        *,
+        manager: str = FIELD_MANAGER,
+        page: int = PAGE,
+        silence: float = SILENCE_SECONDS,
+    ) -> None:
         self._kubeconfig = str(kubeconfig) if kubeconfig else None
         self._manager = manager
+        self._page = page
+        self._silence = silence
         self._config = Configuration()
         self._client: ApiClient | None = None
 
@@ -70,6 +84,20 @@ class Kube:
         if self._client:
             await self._client.close()  # type: ignore[no-untyped-call]
             self._client = None
+
+    async def connection(self) -> Connection:
+        """Return the address and the credentials as they are now: tokens are rotated."""
+        config = await self._read_config()
+        auth: Any = await config.auth_settings()
+        words = auth["BearerToken"]["value"].split() if auth else []
+        return Connection(
+            server=config.host,
+            ca_path=config.ssl_ca_cert,
+            insecure=not config.verify_ssl,
+            certificate_path=config.cert_file,
+            private_key_path=config.key_file,
+            token=words[-1] if words else None,
+        )
 
     async def get(self, kind: Kind, name: str, namespace: str | None = None) -> Manifest | None:
         """Return the object, or None where there is none."""
@@ -121,7 +149,7 @@ class Kube:
         event = {
             "apiVersion": EVENT.api_version,
             "kind": EVENT.kind,
-            "metadata": {"generateName": f"{meta['name'][:200]}.", "namespace": namespace},
+            "metadata": {"generateName": f"{meta['name'][:200]}-", "namespace": namespace},
             "eventTime": now,
             "type": "Warning" if warning else "Normal",
             "reason": reason[:128],
@@ -155,7 +183,7 @@ class Kube:
             try:
                 if version is None:
                     items, listed = await self.list(kind, namespace, labels)
-                    for event in _difference(known, items):
+                    for event in difference(known, items):
                         yield event
                     version = listed
                     yield WatchEvent("SYNCED", {})
@@ -163,11 +191,11 @@ class Kube:
                     failures = 0
                     version = manifest["metadata"]["resourceVersion"]
                     if change == "DELETED":
-                        known.pop(_key(manifest), None)
+                        known.pop(key_of(manifest), None)
                         yield WatchEvent("DELETED", manifest)
                     elif change != "BOOKMARK":
-                        event = WatchEvent("MODIFIED" if _key(manifest) in known else "ADDED", manifest)
-                        known[_key(manifest)] = manifest
+                        event = WatchEvent("MODIFIED" if key_of(manifest) in known else "ADDED", manifest)
+                        known[key_of(manifest)] = manifest
                         yield event
                 await asyncio.sleep(PAUSE_SECONDS)
             except Expired:
@@ -196,7 +224,7 @@ class Kube:
 
     async def _pages(self, kind: Kind, namespace: str | None, labels: str | None) -> tuple[Manifests, str]:
         items: Manifests = []
-        query = {"limit": str(PAGE)} | ({"labelSelector": labels} if labels else {})
+        query = {"limit": str(self._page)} | ({"labelSelector": labels} if labels else {})
         while True:
             page = await self._json("GET", kind.path(namespace), query)
             for item in page["items"]:  # the server leaves these two out in lists of its own kinds
@@ -210,7 +238,7 @@ class Kube:
     ) -> AsyncIterator[tuple[str, Manifest]]:
         query = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version}
         query |= {"timeoutSeconds": str(WATCH_SECONDS)} | ({"labelSelector": labels} if labels else {})
-        within = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=SILENCE_SECONDS)
+        within = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=self._silence)
         response = await self._send("GET", kind.path(namespace), query, within=within)
         try:
             async for line in response.content:
@@ -273,23 +301,3 @@ class Kube:
             self._config.api_key = (await self._read_config()).api_key  # the token had been rotated
             return await self._send(verb, path, query, body, content, within, again=False)
         raise refused(response.status, f"{verb} {path}: {message_of(text)}")
-
-
-def _key(manifest: Manifest) -> tuple[str | None, str]:
-    return manifest["metadata"].get("namespace"), manifest["metadata"]["name"]
-
-
-def _difference(known: dict[tuple[str | None, str], Manifest], items: Manifests) -> list[WatchEvent]:
-    """Bring `known` up to a fresh list and return what changed, deletions first."""
-    listed = {_key(item): item for item in items}
-    events: list[WatchEvent] = []
-    for key, old in list(known.items()):
-        if key not in listed or listed[key]["metadata"]["uid"] != old["metadata"]["uid"]:
-            events.append(WatchEvent("DELETED", known.pop(key)))
-    for key, item in listed.items():
-        if key not in known:
-            events.append(WatchEvent("ADDED", item))
-        elif item["metadata"]["resourceVersion"] != known[key]["metadata"]["resourceVersion"]:
-            events.append(WatchEvent("MODIFIED", item))
-        known[key] = item
-    return events

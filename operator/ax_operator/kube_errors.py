@@ -53,8 +53,14 @@ _BY_STATUS: dict[int, type[KubeError]] = {
 }  # fmt: skip
 
 
+_UNTYPED = "failed to create typed patch object"
+"""How the server answers an apply with a field that the kind does not have: as if the fault were its own."""
+
+
 def refused(status: int, message: str) -> KubeError:
     """Return the error for an answer with this HTTP status."""
+    if status == 500 and _UNTYPED in message:
+        return Invalid(message, status)
     return _BY_STATUS.get(status, Unreachable)(message, status)
 
 
