@@ -19,7 +19,7 @@ from ax_operator.api.axmodel import AXModelSpec, AXModelStatus
 
 Json = dict[str, Any]
 # A Service and pods are named after a model, hence a DNS label with room for a suffix.
-_NAME: Json = {"type": "string", "maxLength": 50, "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$"}
+_NAME: Json = {"type": "string", "maxLength": 40, "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$"}
 _KEPT = (
     "type", "description", "format", "pattern", "enum", "minLength", "maxLength", "minItems", "maxItems",
     "minimum", "maximum", "maxProperties", "minProperties", "required", "x-kubernetes-validations",

@@ -15,6 +15,7 @@ MODEL: Final = f"{GROUP}/model"
 ENGINE: Final = f"{GROUP}/engine"
 REVISION: Final = f"{GROUP}/revision"
 SOURCE: Final = f"{GROUP}/source"
+STORE: Final = f"{GROUP}/store"
 
 # Values of COMPONENT.
 COMPONENT_SERVING: Final = "serving"
@@ -38,3 +39,8 @@ STORE_INVENTORY: Final = "ax-engines"
 SERVING_ACCOUNT: Final = "ax-serving"
 PORT_HTTP: Final = "http"
 PORT_METRICS: Final = "metrics"
+
+
+def child(model: str, suffix: str = "") -> str:
+    """Return the name of a model's child; `axm-` keeps it from taking over an object of the same name."""
+    return f"axm-{model}-{suffix}" if suffix else f"axm-{model}"

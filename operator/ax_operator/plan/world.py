@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ax_engines.contract import Progress
-from ax_engines.hardware import Gpu
+from ax_engines.hardware import Gpu, Pool, Toolchain
 from ax_engines.models import CatalogueEntry
-from ax_engines.recipe import Pool, Toolchain
 from ax_operator.api import names
 from ax_operator.api.axhostedapi import AXHostedAPISpec
 from ax_operator.plan.scaling import Load, Memory
@@ -60,6 +59,8 @@ class Settings(Setting):
     """HTTP_PROXY, HTTPS_PROXY and NO_PROXY of fetching containers."""
     ca_bundle: str | None = None
     """Name of a ConfigMap with `ca.crt`, copied into models' namespaces by the chart's user."""
+    gpu_hour_krw: Annotated[float, Field(ge=0)] = 0
+    """What a GPU costs per hour; 0 leaves prices out of scaling decisions."""
     gateway_replicas: Annotated[int, Field(ge=0)] = 1
     drain_seconds: Annotated[int, Field(ge=1)] = 300
     """Longest stream that a stopping pod finishes."""
@@ -76,8 +77,6 @@ class World:
     hosted: Mapping[str, AXHostedAPISpec] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     """Bare served name -> `<namespace>/<name>` of the model that holds it."""
-    building: Mapping[str, int] = field(default_factory=dict)
-    """GPU product -> GPUs that build Jobs hold or wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +88,8 @@ class Seen:
     memory: Memory = Memory()
     progress: Mapping[str, Progress] = field(default_factory=dict)
     """AXEngine name -> what its build pod says."""
+    secret: Literal["usable", "unlabelled", "missing", "unreadable"] | None = None
+    """The Secret that the source names, as its metadata says; None when it names none."""
     models: tuple[tuple[Json, Seen], ...] = ()
     """For a namespace's store: its AXModels and what is seen of each."""
 

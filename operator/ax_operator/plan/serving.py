@@ -1,0 +1,231 @@
+"""Step four: Deployments, one per serving revision, and how many replicas each has.
+
+Which revision serves is read from the Deployments themselves: those that carry the model's label. The wanted one is
+named by the hash of its pod template. While it is not ready the others share the replicas that are still missing,
+so that the sum of ready pods never falls below what is asked for (`WhenRoom`), or by one at most (`InPlace`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ax_engines.recipe import Recipe
+from ax_operator.api import names
+from ax_operator.api.axmodel import AXModelSpec
+from ax_operator.api.conditions import AVAILABLE, Fact, timestamp
+from ax_operator.api.schema import seconds
+from ax_operator.plan.accept import Accepted
+from ax_operator.plan.autoscale import decide
+from ax_operator.plan.children.serving import (
+    deployment,
+    pod_template,
+    rescaled,
+    revision_of,
+    serving_options,
+    surroundings,
+)
+from ax_operator.plan.jobs import unschedulable
+from ax_operator.plan.scaling import Memory, Policy, Prices
+from ax_operator.plan.world import Json, Ref, Seen, World, labels
+
+_MANY_RESTARTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ServingStep:
+    """The Deployments and what stands around them, how many replicas, and the condition Available."""
+
+    fact: Fact
+    desired: int = 0
+    ready: int = 0
+    replicas: int = 0
+    revision: str | None = None
+    serving: str | None = None
+    """The engine of the revision that answers now."""
+    rolling: bool = False
+    children: tuple[Json, ...] = ()
+    obsolete: tuple[Ref, ...] = ()
+    memory: Memory = Memory()
+    why: str | None = None
+
+
+def serving_step(
+    model: Json,
+    accepted: Accepted,
+    recipe: Recipe | None,
+    engine: str | None,
+    built: bool,
+    seen: Seen,
+    world: World,
+    now: float,
+) -> ServingStep:
+    """Return the serving objects; without a built engine the revisions that are there go on."""
+    spec = accepted.spec
+    present = seen.all("Deployment", names.COMPONENT_SERVING)
+    ready, total = sum(map(_ready, present)), sum(map(_replicas, present))
+    if spec.routing.policy == "HostedOnly":
+        fact = Fact(AVAILABLE, "True", "NotRequired", "policy HostedOnly: no replica is needed")
+        gone = [*present, *_surroundings_seen(seen)]
+        return ServingStep(fact, replicas=total, ready=ready, obsolete=tuple(map(Ref.of, gone)))
+    desired, memory, why = desired_replicas(spec, recipe, seen, world, now)
+    wanted = None
+    if recipe and engine and built:
+        options = serving_options(model, spec, recipe, engine, tool_parser(accepted))
+        wanted = deployment(model, engine, pod_template(model, spec, recipe, options, engine, world), desired)
+    children, obsolete = _rolled(spec, wanted, present, desired)
+    answering = max(present, key=_ready, default=None)
+    step = ServingStep(
+        fact=_available(wanted, present, seen, desired, ready),
+        desired=desired,
+        ready=ready,
+        replicas=total,
+        revision=revision_of(wanted) if wanted else None,
+        serving=labels(answering).get(names.ENGINE) if answering and (_ready(answering) or not desired) else None,
+        rolling=any(revision_of(d) != (wanted and revision_of(wanted)) for d in present),
+        children=tuple(children),
+        obsolete=tuple(map(Ref.of, [*obsolete, *_needless_pdb(seen, desired)])),
+        memory=memory,
+        why=why,
+    )
+    if not children and wanted is None:
+        return step
+    return replace(step, children=(*surroundings(model, desired, world.settings), *children))
+
+
+def tool_parser(accepted: Accepted) -> str | None:
+    """Return the parser of tool calls: the spec's, else the catalogue's; `none` switches it off."""
+    chosen = accepted.spec.tool_parser or (accepted.entry and accepted.entry.tool_parser)
+    return None if chosen == "none" else chosen
+
+
+def desired_replicas(
+    spec: AXModelSpec, recipe: Recipe | None, seen: Seen, world: World, now: float
+) -> tuple[int, Memory, str | None]:
+    """Return how many replicas should run, by mode; only `builtin` decides, and only once signals were seen."""
+    scaling = spec.scaling
+    if scaling.mode != "builtin":
+        return scaling.replicas, seen.memory, None
+    current = sum(_wanted_replicas(d) for d in seen.all("Deployment", names.COMPONENT_SERVING))
+    if recipe is None or seen.load is None:
+        # Nothing is known yet: keep what runs, within bounds; a new model starts with its minimum.
+        return min(max(current, scaling.minimum), max(scaling.maximum, scaling.minimum)), seen.memory, None
+    decision = decide(seen.load, _policy(spec, recipe, world), seen.memory, now)
+    return decision.replicas, decision.memory, decision.why
+
+
+def _policy(spec: AXModelSpec, recipe: Recipe, world: World) -> Policy:
+    scaling, routing = spec.scaling, spec.routing
+    api = world.hosted.get(routing.hosted.api_ref) if routing.hosted else None
+    prices = None
+    if api and api.prices and world.settings.gpu_hour_krw:
+        prices = Prices(world.settings.gpu_hour_krw, api.prices.input, api.prices.output)
+    return Policy(
+        min_replicas=scaling.minimum,
+        max_replicas=scaling.maximum,
+        slots=recipe.capacity_per_replica,
+        target=scaling.target and recipe.capacity_per_replica * scaling.target / 100,
+        scale_to_zero_after=seconds(scaling.scale_to_zero_after) if scaling.scale_to_zero_after else None,
+        gpus_per_replica=max(1, recipe.gpus),
+        hosted=api is not None and routing.policy != "OnPremOnly",
+        prices=prices,
+    )
+
+
+def _rolled(spec: AXModelSpec, wanted: Json | None, present: list[Json], desired: int) -> tuple[list[Json], list[Json]]:
+    """Return the Deployments to apply and those to delete."""
+    others = [d for d in present if not wanted or d["metadata"]["name"] != wanted["metadata"]["name"]]
+    others.sort(key=lambda d: (-_ready(d), str(d["metadata"].get("creationTimestamp", "")), d["metadata"]["name"]))
+    if wanted is None:
+        return _shared_out(others, desired, drop=False)
+    own = next((d for d in present if d["metadata"]["name"] == wanted["metadata"]["name"]), None)
+    missing = max(0, desired - (_ready(own) if own else 0))
+    in_place = spec.rollout == "InPlace" and (desired > 1 or spec.routing.while_unavailable != "Reject")
+    if in_place and others:
+        # One replica at a time gives its GPU to the new revision.
+        keep = max(0, missing - 1)
+        wanted = {**wanted, "spec": {**wanted["spec"], "replicas": desired - keep}}
+    else:
+        keep = missing
+    kept, gone = _shared_out(others, keep, drop=True)
+    return [wanted, *kept], gone
+
+
+def _shared_out(others: list[Json], keep: int, *, drop: bool) -> tuple[list[Json], list[Json]]:
+    """Give `keep` replicas to the revisions with most ready pods; what gets none is deleted, or scaled to zero."""
+    kept: list[Json] = []
+    gone: list[Json] = []
+    serving = [d for d in others if _ready(d)]
+    for index, seen in enumerate(others):
+        # A revision that never became ready is no help, unless there is nothing else.
+        useful = bool(_ready(seen)) or (not serving and not drop and index == 0)
+        share = min(keep, max(_ready(seen), _wanted_replicas(seen)) if drop else keep) if useful else 0
+        keep -= share
+        if share or (not drop and index == 0):
+            kept.append(rescaled(seen, share))
+        else:
+            gone.append(seen)
+    return kept, gone
+
+
+def _available(wanted: Json | None, present: list[Json], seen: Seen, desired: int, ready: int) -> Fact:
+    if wanted is None and not present:
+        return Fact(AVAILABLE, "False", "WaitingForEngine", "pods start when the engine is built")
+    if desired == 0:
+        return Fact(AVAILABLE, "True", "ScaledToZero", "no replica runs; the first request wakes one")
+    if ready:
+        return Fact(AVAILABLE, "True", "MinimumReplicasAvailable", f"{ready} of {desired} replicas ready")
+    return _trouble(seen) or Fact(AVAILABLE, "False", "PodsStarting", f"0 of {desired} replicas ready")
+
+
+def _trouble(seen: Seen) -> Fact | None:
+    """Return what keeps serving pods from becoming ready, in the scheduler's or the container's words."""
+    for pod in seen.all("Pod", names.COMPONENT_SERVING):
+        if pod["metadata"].get("deletionTimestamp"):
+            continue
+        why = unschedulable(pod)
+        if why:
+            return Fact(AVAILABLE, "False", "Unschedulable", f"pod {pod['metadata']['name']} waits: {why}")
+        status = pod.get("status", {})
+        for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
+            waiting = (container.get("state") or {}).get("waiting") or {}
+            reason = str(waiting.get("reason") or "")
+            if reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError"):
+                return Fact(AVAILABLE, "False", reason, f"{container['name']}: {waiting.get('message') or reason}")
+            last = (container.get("lastState") or {}).get("terminated") or {}
+            if last and container.get("restartCount", 0) >= _MANY_RESTARTS:
+                tail = " ".join(str(last.get("message") or last.get("reason") or "").split())[-600:]
+                return Fact(AVAILABLE, "False", "ContainerFailing", f"{container['name']} restarts: {tail}")
+    return None
+
+
+def _surroundings_seen(seen: Seen) -> list[Json]:
+    kinds = ("Service", "NetworkPolicy", "PodDisruptionBudget")
+    return [o for kind in kinds for o in seen.all(kind, names.COMPONENT_SERVING)]
+
+
+def _needless_pdb(seen: Seen, desired: int) -> list[Json]:
+    return seen.all("PodDisruptionBudget", names.COMPONENT_SERVING) if desired < 2 else []
+
+
+def _ready(deployment: Json) -> int:
+    return int(deployment.get("status", {}).get("readyReplicas") or 0)
+
+
+def _replicas(deployment: Json) -> int:
+    return int(deployment.get("status", {}).get("replicas") or 0)
+
+
+def _wanted_replicas(deployment: Json) -> int:
+    return int(deployment.get("spec", {}).get("replicas") or 0)
+
+
+def decision_row(step: ServingStep, now: float) -> Json | None:
+    """Return the row for status.scaling.lastDecisions, None outside mode builtin."""
+    if step.why is None:
+        return None
+    return {"time": timestamp(now), "replicas": step.desired, "why": step.why[:300]}
+
+
+def engine_in_use(deployments: list[Json]) -> set[str]:
+    """Return the engines that Deployments serve or drain."""
+    return {engine for d in deployments if (engine := labels(d).get(names.ENGINE))}
