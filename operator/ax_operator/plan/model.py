@@ -8,13 +8,13 @@ from ax_engines.contract import ResolvedSource
 from ax_engines.recipe import Recipe
 from ax_operator.api import names
 from ax_operator.api.axmodel import AXModelSpec, AXModelStatus
-from ax_operator.api.conditions import ACCEPTED, AVAILABLE, ENGINE_READY, Fact, merge
+from ax_operator.api.conditions import ACCEPTED, ENGINE_READY, Fact, merge
 from ax_operator.plan.accept import Accepted, accept
 from ax_operator.plan.engine import EngineStep, chosen_recipe, engine_step
 from ax_operator.plan.routing import routed
 from ax_operator.plan.serving import ServingStep, decision_row, serving_step
 from ax_operator.plan.source import source_step
-from ax_operator.plan.summary import summary
+from ax_operator.plan.summary import refused, summary
 from ax_operator.plan.world import Json, Plan, Ref, Seen, World
 
 TICK = 2.0
@@ -57,8 +57,11 @@ def plan_model(model: Json, seen: Seen, world: World, now: float) -> Plan:
     draft.obsolete += serving.obsolete
     route = routed(model, accepted.spec.routing, serving, world)
     yes = Fact(ACCEPTED, "True", "Accepted", _accepted_message(accepted.spec))
-    facts = [yes, engine.fact, serving.fact, route]
-    facts += summary(*facts, rolling=serving.rolling)
+    built, behind = engine.fact, serving.behind
+    if serving.ready and not engine.fact.true:
+        # The old revision serves: its engine is built, and what the new one does is the business of kstatus.
+        built, behind = Fact(ENGINE_READY, "True", "Built", f"AXEngine {serving.serving} serves"), engine.fact
+    facts = [yes, built, serving.fact, route, *summary(built, serving.fact, route, behind)]
     if accepted.spec.scaling.mode == "builtin" and seen.load is not None:
         draft.requeue.append(TICK)
     status = _status(model, accepted, engine, recipe, resolved, serving, facts, draft.notes, seen, now)
@@ -99,7 +102,6 @@ def _engine(
     if source.requeue_after is not None:
         draft.requeue.append(source.requeue_after)
     if source.resolved is None:
-        assert source.fact is not None or source.obsolete
         fact = source.fact or Fact(ENGINE_READY, "False", "ResolvingSource", "the source is read again")
         return None, EngineStep(fact), None
     step = engine_step(model, accepted, source.resolved, seen, world)
@@ -120,7 +122,7 @@ def _refused(model: Json, fact: Fact, seen: Seen, now: float) -> Json:
     """Return the status of a spec that cannot work: whatever served before goes on and is still reported."""
     deployments = seen.all("Deployment", names.COMPONENT_SERVING)
     before = model.get("status") or {}
-    facts = [fact, *summary(fact, *_unknown(), rolling=False)]
+    facts = [fact, *refused(fact)]
     status = {
         "observedGeneration": model["metadata"].get("generation", 0),
         "conditions": merge(facts, before.get("conditions") or (), model["metadata"].get("generation", 0), now),
@@ -129,11 +131,6 @@ def _refused(model: Json, fact: Fact, seen: Seen, now: float) -> Json:
         "selector": _selector(model),
     }
     return _checked(status)
-
-
-def _unknown() -> tuple[Fact, Fact, Fact]:
-    empty = Fact(ENGINE_READY, "Unknown", "NotAccepted")
-    return empty, Fact(AVAILABLE, "Unknown", "NotAccepted"), empty
 
 
 def _status(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ax_engines.recipe import Recipe
 from ax_operator.api import names
 from ax_operator.api.axmodel import AXModelSpec
-from ax_operator.api.conditions import AVAILABLE, Fact, timestamp
+from ax_operator.api.conditions import AVAILABLE, Fact, timestamp, unix
 from ax_operator.api.schema import seconds
 from ax_operator.plan.accept import Accepted
 from ax_operator.plan.autoscale import decide
@@ -29,6 +29,7 @@ from ax_operator.plan.scaling import Memory, Policy, Prices
 from ax_operator.plan.world import Json, Ref, Seen, World, labels
 
 _MANY_RESTARTS = 3
+_BLINK = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class ServingStep:
     revision: str | None = None
     serving: str | None = None
     """The engine of the revision that answers now."""
-    rolling: bool = False
+    behind: Fact | None = None
+    """What happens behind a revision that serves: the new one's pods start, or why they cannot."""
     children: tuple[Json, ...] = ()
     obsolete: tuple[Ref, ...] = ()
     memory: Memory = Memory()
@@ -72,7 +74,7 @@ def serving_step(
     if recipe and engine and built:
         options = serving_options(model, spec, recipe, engine, tool_parser(accepted))
         wanted = deployment(model, engine, pod_template(model, spec, recipe, options, engine, world), desired)
-    children, obsolete = _rolled(spec, wanted, present, desired)
+    children, obsolete = _rolled(spec, wanted, present, desired, now)
     answering = max(present, key=_ready, default=None)
     step = ServingStep(
         fact=_available(wanted, present, seen, desired, ready),
@@ -81,7 +83,7 @@ def serving_step(
         replicas=total,
         revision=revision_of(wanted) if wanted else None,
         serving=labels(answering).get(names.ENGINE) if answering and (_ready(answering) or not desired) else None,
-        rolling=any(revision_of(d) != (wanted and revision_of(wanted)) for d in present),
+        behind=_behind(wanted, present, seen, desired) if ready else None,
         children=tuple(children),
         obsolete=tuple(map(Ref.of, [*obsolete, *_needless_pdb(seen, desired)])),
         memory=memory,
@@ -94,7 +96,8 @@ def serving_step(
 
 def tool_parser(accepted: Accepted) -> str | None:
     """Return the parser of tool calls: the spec's, else the catalogue's; `none` switches it off."""
-    chosen = accepted.spec.tool_parser or (accepted.entry and accepted.entry.tool_parser)
+    default = accepted.entry.tool_parser if accepted.entry else None
+    chosen = accepted.spec.tool_parser or default
     return None if chosen == "none" else chosen
 
 
@@ -131,12 +134,14 @@ def _policy(spec: AXModelSpec, recipe: Recipe, world: World) -> Policy:
     )
 
 
-def _rolled(spec: AXModelSpec, wanted: Json | None, present: list[Json], desired: int) -> tuple[list[Json], list[Json]]:
+def _rolled(
+    spec: AXModelSpec, wanted: Json | None, present: list[Json], desired: int, now: float
+) -> tuple[list[Json], list[Json]]:
     """Return the Deployments to apply and those to delete."""
     others = [d for d in present if not wanted or d["metadata"]["name"] != wanted["metadata"]["name"]]
     others.sort(key=lambda d: (-_ready(d), str(d["metadata"].get("creationTimestamp", "")), d["metadata"]["name"]))
     if wanted is None:
-        return _shared_out(others, desired, drop=False)
+        return _shared_out(others, desired, now, drop=False)
     own = next((d for d in present if d["metadata"]["name"] == wanted["metadata"]["name"]), None)
     missing = max(0, desired - (_ready(own) if own else 0))
     in_place = spec.rollout == "InPlace" and (desired > 1 or spec.routing.while_unavailable != "Reject")
@@ -146,18 +151,20 @@ def _rolled(spec: AXModelSpec, wanted: Json | None, present: list[Json], desired
         wanted = {**wanted, "spec": {**wanted["spec"], "replicas": desired - keep}}
     else:
         keep = missing
-    kept, gone = _shared_out(others, keep, drop=True)
+    kept, gone = _shared_out(others, keep, now, drop=True)
     return [wanted, *kept], gone
 
 
-def _shared_out(others: list[Json], keep: int, *, drop: bool) -> tuple[list[Json], list[Json]]:
-    """Give `keep` replicas to the revisions with most ready pods; what gets none is deleted, or scaled to zero."""
+def _shared_out(others: list[Json], keep: int, now: float, *, drop: bool) -> tuple[list[Json], list[Json]]:
+    """Give `keep` replicas to the revisions with most ready pods; what gets none is deleted, or scaled to zero.
+
+    A revision that does not answer is dropped, since its pods may hold the GPUs that the new one waits for, unless
+    it answered until a moment ago, or there is nothing else.
+    """
     kept: list[Json] = []
     gone: list[Json] = []
-    serving = [d for d in others if _ready(d)]
     for index, seen in enumerate(others):
-        # A revision that never became ready is no help, unless there is nothing else.
-        useful = bool(_ready(seen)) or (not serving and not drop and index == 0)
+        useful = bool(_ready(seen)) or _blinked(seen, now) or (not drop and index == 0)
         share = min(keep, max(_ready(seen), _wanted_replicas(seen)) if drop else keep) if useful else 0
         keep -= share
         if share or (not drop and index == 0):
@@ -165,6 +172,29 @@ def _shared_out(others: list[Json], keep: int, *, drop: bool) -> tuple[list[Json
         else:
             gone.append(seen)
     return kept, gone
+
+
+def _blinked(deployment: Json, now: float) -> bool:
+    """Whether a revision that had been answering stopped less than `_BLINK` seconds ago."""
+    created = unix(deployment["metadata"].get("creationTimestamp") or timestamp(now))
+    for condition in deployment.get("status", {}).get("conditions") or ():
+        if condition["type"] == "Available" and condition["status"] == "False" and _wanted_replicas(deployment):
+            changed = unix(condition["lastTransitionTime"])
+            return changed - created > _BLINK and now - changed < _BLINK
+    return False
+
+
+def _behind(wanted: Json | None, present: list[Json], seen: Seen, desired: int) -> Fact | None:
+    """Return what goes on behind the revision that serves, None if that is the wanted one."""
+    if wanted is None:
+        return None
+    revision = revision_of(wanted)
+    if not any(revision_of(d) != revision for d in present):
+        return None
+    fresh = next((d for d in present if revision_of(d) == revision), None)
+    if fresh is not None and _ready(fresh) >= desired:
+        return Fact(AVAILABLE, "False", "PodsStarting", "the old revision leaves")
+    return _trouble(seen, revision) or Fact(AVAILABLE, "False", "PodsStarting", f"revision {revision} starts")
 
 
 def _available(wanted: Json | None, present: list[Json], seen: Seen, desired: int, ready: int) -> Fact:
@@ -177,10 +207,10 @@ def _available(wanted: Json | None, present: list[Json], seen: Seen, desired: in
     return _trouble(seen) or Fact(AVAILABLE, "False", "PodsStarting", f"0 of {desired} replicas ready")
 
 
-def _trouble(seen: Seen) -> Fact | None:
+def _trouble(seen: Seen, revision: str | None = None) -> Fact | None:
     """Return what keeps serving pods from becoming ready, in the scheduler's or the container's words."""
     for pod in seen.all("Pod", names.COMPONENT_SERVING):
-        if pod["metadata"].get("deletionTimestamp"):
+        if pod["metadata"].get("deletionTimestamp") or revision not in (None, labels(pod).get(names.REVISION)):
             continue
         why = unschedulable(pod)
         if why:

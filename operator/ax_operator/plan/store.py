@@ -8,6 +8,7 @@ Order of facts: the inventory names an engine before its build starts; an AXEngi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,11 +17,11 @@ from ax_operator.api import names
 from ax_operator.api.axengine import AXEngineStatus
 from ax_operator.api.conditions import IN_USE, READY, Fact, find, merge, unix
 from ax_operator.plan.children.build_job import build_objects
-from ax_operator.plan.children.store import INVENTORY_KEY, SWEEP, claim, inventory, sweep_objects
+from ax_operator.plan.children.store import INVENTORY_KEY, claim, inventory, sweep_objects
 from ax_operator.plan.jobs import RETRY_AFTER, JobFacts, job_facts
 from ax_operator.plan.model import wanted_engine
 from ax_operator.plan.serving import engine_in_use
-from ax_operator.plan.world import Json, Plan, Ref, Seen, World
+from ax_operator.plan.world import Json, Plan, Ref, Seen, World, labels
 
 
 @dataclass(slots=True)
@@ -43,7 +44,8 @@ def plan_store(namespace: str, seen: Seen, world: World, now: float) -> Plan:
     for engine in engines:
         name = engine["metadata"]["name"]
         in_use = unsure or name in needed
-        if not in_use and _expired(engine, world, now, draft):
+        ours = labels(engine).get(names.MANAGED_BY) == names.MANAGED_BY_VALUE
+        if ours and not in_use and _expired(engine, world, now, draft):
             draft.obsolete.append(Ref.of(engine))
             continue
         alive.add(name)
@@ -101,8 +103,6 @@ def _engine(
     ready = find(before.get("conditions") or (), READY)
     if ready and ready["status"] == "True":
         kept = {key: before[key] for key in ("artifact", "coldStart") if key in before}
-        jobs = [j for j in seen.all("Job", names.COMPONENT_BUILD) if j["metadata"]["name"] == name]
-        draft.obsolete += map(Ref.of, jobs)
         return _report(engine, [Fact(READY, "True", "Built"), use], kept, draft, now)
     if not may_build:
         waiting = Fact(READY, "False", "Pending", "waits until the store is ready for it")
@@ -143,7 +143,7 @@ def _building(facts: JobFacts | None, spec: ArtifactSpec) -> Fact:
 
 
 def _progress(name: str, facts: JobFacts | None, seen: Seen) -> Json:
-    extra: Json = {"failures": facts.failures if facts else 0}
+    extra: dict[str, Any] = {"failures": facts.failures if facts else 0}
     told = seen.progress.get(name)
     if told and facts and facts.phase:
         extra["progress"] = {
@@ -153,7 +153,7 @@ def _progress(name: str, facts: JobFacts | None, seen: Seen) -> Json:
             "detail": told.detail[:300] or None,
         }
     elif facts and facts.phase:
-        extra["progress"] = {"phase": facts.phase}
+        extra["progress"] = {"phase": facts.phase, "percent": 0}
     return extra
 
 
@@ -222,7 +222,5 @@ def _inventory(
         draft.children.append(inventory(namespace, names_now))
     elif kept_map:
         draft.obsolete.append(Ref.of(kept_map))
-    if not gone or not names_now:
-        accounts = [a for a in seen.all("ServiceAccount", names.COMPONENT_SWEEP) if a["metadata"]["name"] == SWEEP]
-        if not gone:
-            draft.obsolete += map(Ref.of, accounts)
+    if not gone:
+        draft.obsolete += map(Ref.of, seen.all("ServiceAccount", names.COMPONENT_SWEEP))

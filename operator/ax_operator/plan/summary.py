@@ -7,29 +7,26 @@ from ax_operator.api.conditions import READY, RECONCILING, STALLED, Fact
 _WAITS = {"ResolvingSource", "Building", "Pending", "Unschedulable", "PodsStarting", "WaitingForEngine"}
 
 
-def summary(accepted: Fact, engine: Fact, available: Fact, routed: Fact, *, rolling: bool) -> list[Fact]:
-    """Return Ready and, while something goes on or is stuck, Reconciling or Stalled."""
-    chain = (accepted, engine, available, routed)
-    serving = accepted.true and available.true and routed.true
-    wrong = next((f for f in chain if not f.true), None)
-    if serving and (wrong is None or wrong is engine):
-        # An engine that is still being made behind one that serves does not make the model less ready.
-        facts = [Fact(READY, "True", _ready_reason(available, routed), routed.message)]
-        if wrong is engine:
-            facts.append(_going_on(engine))
-        elif rolling:
-            facts.append(Fact(RECONCILING, "True", "Rolling", "a new revision replaces the old one"))
-        return facts
-    assert wrong is not None
-    cause = engine if wrong is available and not engine.true else wrong
-    reason = "Building" if cause.reason == "ResolvingSource" else cause.reason
-    return [Fact(READY, "False", reason, cause.message), _going_on(cause)]
+def summary(engine: Fact, available: Fact, routed: Fact, behind: Fact | None) -> list[Fact]:
+    """Return Ready and, while something goes on or is stuck, Reconciling or Stalled.
+
+    behind: what happens behind a revision that serves; it does not make the model less ready.
+    """
+    wrong = next((f for f in (engine, available, routed) if not f.true), None)
+    if wrong:
+        reason = "Building" if wrong.reason == "ResolvingSource" else wrong.reason
+        return [Fact(READY, "False", reason, wrong.message), _going_on(wrong)]
+    ready = Fact(READY, "True", _ready_reason(available), routed.message)
+    return [ready, _going_on(behind)] if behind else [ready]
 
 
-def _ready_reason(available: Fact, routed: Fact) -> str:
-    if available.reason == "ScaledToZero":
-        return "ScaledToZero"
-    return "Hosted" if available.reason == "NotRequired" else "Serving" if routed.true else routed.reason
+def refused(accepted: Fact) -> list[Fact]:
+    """Return Ready and Stalled for a spec that cannot work."""
+    return [Fact(READY, "False", accepted.reason, accepted.message), _going_on(accepted)]
+
+
+def _ready_reason(available: Fact) -> str:
+    return {"ScaledToZero": "ScaledToZero", "NotRequired": "Hosted"}.get(available.reason, "Serving")
 
 
 def _going_on(cause: Fact) -> Fact:
