@@ -32,7 +32,10 @@ Finish = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Sampling of one request, in the OpenAI API's words; None leaves the engine's default."""
+    """Sampling of one request, in the OpenAI API's words; None leaves the engine's default.
+
+    `max_tokens` 0 means what the context leaves after the prompt.
+    """
 
     max_tokens: int
     temperature: float | None = None
@@ -47,6 +50,9 @@ class Sampling:
     logit_bias: dict[str, float] | None = None
     logprobs: int | None = None
     ignore_eos: bool = False
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ class GenerateRequest:
         raw = json.loads(data)
         sampling = raw.pop("sampling")
         sampling["stop"] = tuple(sampling.get("stop") or ())
+        sampling["stop_token_ids"] = tuple(sampling.get("stop_token_ids") or ())
         ids = raw.pop("token_ids", None)
         images = tuple(raw.pop("images", None) or ())
         return cls(
