@@ -27,7 +27,9 @@ from ax_operator.kube_errors import Expired, KubeError, Missing, Unreachable, me
 
 logger = logging.getLogger(__name__)
 
+JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 PAGE = 500
 """Objects per answer of a list."""
 CONNECTIONS = 100
@@ -106,9 +108,14 @@ class Kube:
         except Missing:
             return None
 
-    async def list(
-        self, kind: Kind, namespace: str | None = None, labels: str | None = None
-    ) -> tuple[Manifests, str]:
+    async def get_metadata(self, kind: Kind, name: str, namespace: str | None = None) -> Manifest | None:
+        """Return an object's metadata alone: a Secret's labels without its data. None where there is none."""
+        try:
+            return await self._json("GET", kind.path(namespace, name), accept=METADATA)
+        except Missing:
+            return None
+
+    async def list(self, kind: Kind, namespace: str | None = None, labels: str | None = None) -> tuple[Manifests, str]:
         """Return all objects (of one namespace, or of all) that match a label selector, and the list's version."""
         for _ in range(3):
             try:
@@ -259,9 +266,10 @@ class Kube:
         path: str,
         query: Mapping[str, str] | None = None,
         body: Manifest | None = None,
-        content: str = "application/json",
+        content: str = JSON,
+        accept: str = JSON,
     ) -> Manifest:
-        response = await self._send(verb, path, query, body, content)
+        response = await self._send(verb, path, query, body, content, accept)
         try:
             found: Manifest = await response.json(content_type=None)
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -276,13 +284,14 @@ class Kube:
         path: str,
         query: Mapping[str, str] | None = None,
         body: Manifest | None = None,
-        content: str = "application/json",
+        content: str = JSON,
+        accept: str = JSON,
         within: aiohttp.ClientTimeout = REQUEST,
         again: bool = True,
     ) -> aiohttp.ClientResponse:
         if self._client is None:
             raise RuntimeError("Kube is used outside of its `async with`")
-        headers = {"Accept": "application/json", "Content-Type": content, "User-Agent": self._manager}
+        headers = {"Accept": accept, "Content-Type": content, "User-Agent": self._manager}
         auth: Any = await self._config.auth_settings()
         headers |= {each["key"]: each["value"] for each in auth.values()}
         url = f"{self._config.host}{path}" + (f"?{urlencode(query)}" if query else "")
@@ -299,5 +308,5 @@ class Kube:
         response.release()
         if response.status == 401 and again:
             self._config.api_key = (await self._read_config()).api_key  # the token had been rotated
-            return await self._send(verb, path, query, body, content, within, again=False)
+            return await self._send(verb, path, query, body, content, accept, within, again=False)
         raise refused(response.status, f"{verb} {path}: {message_of(text)}")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ax_operator.kinds import CONFIGMAP, DEPLOYMENT, EVENT, NAMESPACE, POD, Kind, kind_of
+from ax_operator.kinds import CONFIGMAP, DEPLOYMENT, EVENT, NAMESPACE, POD, SECRET, Kind, kind_of
 from ax_operator.kube import Kube
 from ax_operator.kube_errors import Conflict, Forbidden, Invalid, Missing, Unreachable
 
@@ -29,13 +29,23 @@ async def test_an_object_is_applied_read_listed_and_deleted(kube, namespace):
     changed = await kube.apply(config(namespace, "a", key="2"))
     assert changed["data"] == {"key": "2"}
     assert "labels" not in changed["metadata"]  # what we no longer want of our own fields goes
-    assert (await kube.apply(config(namespace, "a", key="2")))["metadata"]["resourceVersion"] == changed[
-        "metadata"
-    ]["resourceVersion"]
+    assert (await kube.apply(config(namespace, "a", key="2")))["metadata"]["resourceVersion"] == changed["metadata"][
+        "resourceVersion"
+    ]
     assert (await kube.get(CONFIGMAP, "a", namespace))["data"] == {"key": "2"}
     await kube.delete(CONFIGMAP, "a", namespace)
     assert await kube.get(CONFIGMAP, "a", namespace) is None
     await kube.delete(CONFIGMAP, "a", namespace)
+
+
+async def test_metadata_comes_without_the_data(kube, namespace):
+    assert await kube.get_metadata(SECRET, "s", namespace) is None
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": namespace}}
+    secret["metadata"]["labels"] = {"x": "1"}
+    await kube.apply(secret | {"stringData": {"token": "never-to-be-read"}})
+    found = await kube.get_metadata(SECRET, "s", namespace)
+    assert found["metadata"]["labels"] == {"x": "1"}
+    assert "data" not in found
 
 
 async def test_what_others_own_is_left_alone_and_what_we_own_is_taken_back(cluster, kube, namespace):

@@ -51,9 +51,7 @@ def test_what_was_applied_needs_no_second_apply():
     [
         pytest.param(lambda o: o["spec"]["selector"].update(app="b"), id="a value differs"),
         pytest.param(lambda o: o["metadata"].pop("labels"), id="a label was removed"),
-        pytest.param(
-            lambda o: ours(o)["f:metadata"]["f:labels"].update({"f:old": {}}), id="a label is wanted no more"
-        ),
+        pytest.param(lambda o: ours(o)["f:metadata"]["f:labels"].update({"f:old": {}}), id="a label is wanted no more"),
         pytest.param(lambda o: ours(o)["f:spec"].update({"f:type": {}}), id="a field is wanted no more"),
         pytest.param(
             lambda o: ours(o)["f:spec"]["f:ports"].update({'k:{"port":81,"protocol":"TCP"}': {".": {}}}),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ax_operator.api.names import ENGINE, MODEL
@@ -20,6 +21,30 @@ Address = tuple[Kind, str | None, str]
 INDEXED = (MODEL, ENGINE)
 """Labels by which `select` finds objects without looking at every one of the namespace."""
 TOMBSTONES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One object before and after; None where it was not there."""
+
+    kind: Kind
+    old: Manifest | None
+    new: Manifest | None
+
+    @property
+    def objects(self) -> tuple[Manifest, ...]:
+        """What there is of before and after."""
+        return tuple(each for each in (self.old, self.new) if each is not None)
+
+    @property
+    def respecified(self) -> bool:
+        """Whether the object came, went, is going, or got another spec: all but its status and its managers."""
+        if self.old is None or self.new is None:
+            return True
+        return any(self.old["metadata"].get(k) != self.new["metadata"].get(k) for k in _IDENTITY)
+
+
+_IDENTITY = ("uid", "generation", "deletionTimestamp", "labels")
 
 
 def address_of(kind: Kind, manifest: Manifest) -> Address:
@@ -43,13 +68,13 @@ class Cache:
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._synced: set[Kind] = set()
 
-    def put(self, kind: Kind, manifest: Manifest) -> bool:
-        """Keep the object if it is newer than what is known; return whether it was."""
+    def put(self, kind: Kind, manifest: Manifest) -> Change | None:
+        """Keep the object if it is newer than what is known; return what changed thereby."""
         address = address_of(kind, manifest)
         uid = manifest["metadata"]["uid"]
         old = self.get(*address)
         if uid in self._gone or (old is not None and version_of(manifest) <= version_of(old)):
-            return False
+            return None
         if old is not None:
             self._forget(address, old)
             if old["metadata"]["uid"] != uid:
@@ -58,32 +83,31 @@ class Cache:
         self._namespaces[kind].add(address[1])
         for index in self._indexes(kind, manifest):
             index[address] = manifest
-        return True
+        return Change(kind, old, manifest)
 
-    def remove(self, kind: Kind, manifest: Manifest) -> bool:
-        """Forget the object, and anything older of its name; return whether there was something to forget."""
+    def remove(self, kind: Kind, manifest: Manifest) -> Change | None:
+        """Forget the object, and anything older of its name; return what changed thereby."""
         address = address_of(kind, manifest)
         self._bury(manifest)
         old = self.get(*address)
         if old is None or (
             old["metadata"]["uid"] != manifest["metadata"]["uid"] and version_of(old) > version_of(manifest)
         ):
-            return False
+            return None
         self._forget(address, old)
-        return True
+        return Change(kind, old, None)
 
-    def replace(self, kind: Kind, items: Iterable[Manifest], version: str) -> list[Manifest]:
+    def replace(self, kind: Kind, items: Iterable[Manifest], version: str) -> list[Change]:
         """Bring a kind up to a complete list made at `version`; return what was new, newer or gone."""
-        changed = []
+        changed: list[Change] = []
         listed = set()
         for item in items:
             listed.add(item["metadata"]["uid"])
-            if self.put(kind, item):
-                changed.append(item)
+            if change := self.put(kind, item):
+                changed.append(change)
         for old in list(self.select(kind)):
             if old["metadata"]["uid"] not in listed and version_of(old) <= int(version):
-                self.remove(kind, old)
-                changed.append(old)
+                changed += filter(None, [self.remove(kind, old)])
         self._synced.add(kind)
         return changed
 

@@ -180,9 +180,7 @@ class WorkQueue(Generic[K]):
             logger.warning("Failed and will try again", extra=extra)
         except Exception:
             delay = self.backlog.failed(key, self._clock())
-            logger.exception(
-                "Failed by a bug and will try again", extra={"key": key, "retry_seconds": round(delay, 1)}
-            )
+            logger.exception("Failed by a bug and will try again", extra={"key": key, "retry_seconds": round(delay, 1)})
         else:
             self.backlog.done(key, self._clock(), again)
         finally:
