@@ -2,10 +2,12 @@
 
 import argparse
 import sys
+from pathlib import Path
 
-from local import record
+from local import images, record
 from local.cluster import Cluster, take_down
 from local.errors import LocalError
+from local.lifecycle import prepare
 from local.progress import say
 
 
@@ -36,7 +38,23 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("status", help="list the clusters of this machine")
     kubeconfig = commands.add_parser("kubeconfig", help="print the path of a cluster's kubeconfig")
     kubeconfig.add_argument("--name", default="demo")
+    install = commands.add_parser("install", help="install and build everything ahead of time")
+    install.add_argument("--mode", choices=["control-plane", "node"], default="node")
+    _image_commands(commands.add_parser("images", help="build, load or push container images"))
     return parser
+
+
+def _image_commands(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True)
+    build = actions.add_parser("build", help="build what changed; prints the archives")
+    load = actions.add_parser("load", help="import archives, or our images, into a cluster's node")
+    load.add_argument("--name", default="demo", help="the cluster")
+    load.add_argument("images", nargs="*", metavar="IMAGE", help="an image of ours or an archive (default: all ours)")
+    push = actions.add_parser("push", help="build for production and push; prints the references")
+    push.add_argument("--registry", required=True)
+    push.add_argument("--base", default="", help="build on this instead of each image's own base")
+    for parser_with_names in (build, push):
+        parser_with_names.add_argument("images", nargs="*", metavar="IMAGE")
 
 
 def _up(arguments: argparse.Namespace) -> None:
@@ -62,6 +80,24 @@ def _kubeconfig(arguments: argparse.Namespace) -> None:
     sys.stdout.write(f"{_found(arguments.name).kubeconfig}\n")
 
 
+def _install(arguments: argparse.Namespace) -> None:
+    prepare(arguments.mode, kwok=True)
+
+
+def _images(arguments: argparse.Namespace) -> None:
+    if arguments.action == "build":
+        for archive in images.build_all(arguments.images).values():
+            sys.stdout.write(f"{archive}\n")
+    elif arguments.action == "load":
+        files = [Path(name) for name in arguments.images if Path(name).is_file()]
+        ours = [name for name in arguments.images if not Path(name).is_file()]
+        built = [] if files and not ours else list(images.build_all(ours).values())
+        _found(arguments.name).load_images([*files, *built])
+    else:
+        for reference in images.push(arguments.registry, arguments.images, arguments.base):
+            sys.stdout.write(f"{reference}\n")
+
+
 def _found(name: str) -> Cluster:
     cluster = Cluster.find(name)
     if cluster is None:
@@ -69,7 +105,14 @@ def _found(name: str) -> Cluster:
     return cluster
 
 
-_COMMANDS = {"up": _up, "down": _down, "status": _status, "kubeconfig": _kubeconfig}
+_COMMANDS = {
+    "up": _up,
+    "down": _down,
+    "status": _status,
+    "kubeconfig": _kubeconfig,
+    "install": _install,
+    "images": _images,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -87,9 +87,7 @@ def free_index(taken: set[int], links: set[str], routes: list[str]) -> int | Non
     for index in INDICES:
         candidate = Addresses(index)
         own = ipaddress.ip_network(candidate.network)
-        busy = any(
-            network.version == 4 and network.prefixlen > 0 and network.overlaps(own) for network in networks
-        )
+        busy = any(network.version == 4 and network.prefixlen > 0 and network.overlaps(own) for network in networks)
         if index not in taken and candidate.link not in links and not busy:
             return index
     return None

