@@ -67,8 +67,8 @@ class Pool:
 class Toolchain:
     """An image of the chart's list, and what is in it.
 
-    `examples` and `model_optimizer` are folders inside the image: TensorRT-LLM's examples, and a checkout of
-    NVIDIA's Model-Optimizer; None means that the image lacks it.
+    `examples` is the folder of TensorRT-LLM's examples inside the image, `model_optimizer` the one with `hf_ptq.py`
+    of NVIDIA's Model-Optimizer; None means that the image lacks it.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Toolchain:
     tensorrt_llm: str | None = None
     triton: str | None = None
     gpu: bool = False
-    examples: str | None = None
+    examples: str = "/app/examples"
     model_optimizer: str | None = None
 
     @property

@@ -63,7 +63,7 @@ def test_limits_change_the_request_but_not_the_artifact() -> None:
         (Wishes(max_batch_size=65), "InvalidSpec", "more replicas"),
         (Wishes(gpu="NVIDIA-L4"), "InvalidSpec", "placement.gpu NVIDIA-L4"),
         (Wishes(cpu="2Gi"), "InvalidSpec", "placement.pod.cpu 2Gi"),
-        (Wishes(toolchain="26.04"), "ToolchainIncompatible", "it has cpu (llamacpp)"),
+        (Wishes(toolchain="26.04"), "ToolchainIncompatible", "which has cpu (llamacpp)"),
         (Wishes(max_batch_size=64, max_total_tokens=8192), "NoRecipeForGPU", "lower engine.limits"),
     ],
 )

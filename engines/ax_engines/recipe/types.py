@@ -97,6 +97,6 @@ class Refusal:
 class RefusedError(Exception):
     """Carries a refusal from the rule that found it to `recipe`, which returns it."""
 
-    def __init__(self, reason: RefusalReason, message: str) -> None:
+    def __init__(self, reason: RefusalReason, message: str, rejected: tuple[Rejected, ...] = ()) -> None:
         super().__init__(message)
-        self.refusal = Refusal(reason, message)
+        self.refusal = Refusal(reason, message, rejected)
