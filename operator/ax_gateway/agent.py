@@ -1,0 +1,208 @@
+"""The gateway's agent: watches the cluster, configures the Envoy beside it, holds requests, reports load.
+
+Nothing is sent to Envoy before every watch has listed its objects, because an incomplete world means removals. Where
+the API server cannot be reached at start, the last world on the pod's volume is served until it can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+from ax_gateway import xds
+from ax_gateway.admin import Admin, EnvoyAway
+from ax_gateway.api import Api
+from ax_gateway.envoy.words import on_prem_cluster, stat_name
+from ax_gateway.hold import Bounds, Hold
+from ax_gateway.load import Load, Loads, ModelLoad
+from ax_gateway.metrics import exposition
+from ax_gateway.settings import Settings
+from ax_gateway.snapshot import Shape, Snapshots
+from ax_gateway.table import Route, RouteTable
+from ax_gateway.world import Change, World
+from ax_operator.api.names import MODEL
+from ax_operator.kinds import AXMODEL, ENDPOINTSLICE, Kind
+from ax_operator.kube import Kube
+
+logger = logging.getLogger(__name__)
+
+WATCHES: tuple[tuple[Kind, str | None], ...] = ((AXMODEL, None), (ENDPOINTSLICE, MODEL))
+PACE_SECONDS = 0.05
+"""The first change goes out at once, then at most one snapshot per this long."""
+SAVE_SECONDS = 1.0
+RUNNING = r"^cluster\.onprem_.*\.upstream_rq_active$"
+
+
+class Cluster(Protocol):
+    """What the agent needs of `ax_operator.kube.Kube`."""
+
+    def watch(self, kind: Kind, namespace: str | None = None, labels: str | None = None) -> AsyncIterator[Change]: ...
+
+
+class Agent:
+    """Joins world, snapshots, Envoy and holding; `run` ends only when a part of it fails."""
+
+    def __init__(self, settings: Settings, cluster: Cluster) -> None:
+        self._settings = settings
+        self._cluster = cluster
+        self._world = World(settings.bare_namespaces)
+        self._table = RouteTable()
+        self._snapshot: xds.Snapshot | None = None
+        self._taken: dict[str, str] = {}
+        self._clusters: dict[str, Route] = {}
+        self._changed = asyncio.Event()
+        self._saving: asyncio.Task[None] | None = None
+        self._admin = Admin(settings.admin_socket)
+        self._xds = xds.Server(self._on_applied)
+        self._load = Load(self._measure)
+        self._hold = Hold(Bounds(settings.held_requests, settings.held_bytes), self._load.changed)
+        self.api_port = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the world is the cluster's, not the last one from disk."""
+        return self._world.complete
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """What Envoy refused, by type."""
+        return self._xds.rejected
+
+    def metrics(self) -> str:
+        """Return the agent's own metrics as Prometheus' text."""
+        return exposition(self._table, self._hold, self._xds, self.complete)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        settings = self._settings
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if settings.tls == "insecure":
+            logger.warning("Clients are served without TLS, as the settings say")
+        async with self._admin, asyncio.TaskGroup() as tasks:
+            api = Api(self, self._admin, self._load, settings.drain_seconds)
+            try:
+                hold_port = await self._hold.start(settings.hold_port)
+                self.api_port = await api.start(settings.address, settings.api_port)
+                await self._xds.start(settings.socket)
+                for kind, labels in WATCHES:
+                    tasks.create_task(self._follow(kind, labels), name=f"watch {kind.plural}")
+                await self._keep_up(hold_port)
+            finally:
+                await self._xds.stop()
+                await self._hold.stop()
+                await api.stop()
+
+    async def _follow(self, kind: Kind, labels: str | None) -> None:
+        async for event in self._cluster.watch(kind, labels=labels):
+            if self._world.change(kind.kind, event):
+                self._changed.set()
+        raise RuntimeError(f"the watch of {kind.plural} ended")
+
+    async def _keep_up(self, hold_port: int) -> None:
+        settings = self._settings
+        snapshots = Snapshots(
+            Shape(
+                settings.address,
+                settings.port,
+                hold_port,
+                str(settings.tls_folder) if settings.tls == "required" else None,
+                settings.held_requests,
+            )
+        )
+        last = await self._last_world()
+        if last:
+            self._show(last.table(), snapshots)
+        while True:
+            self._changed.clear()
+            if self._world.complete:
+                self._show(self._world.table(), snapshots)
+                self._save_soon()
+            await asyncio.sleep(PACE_SECONDS)
+            await self._changed.wait()
+
+    async def _last_world(self) -> World | None:
+        """Wait for the cluster's world; out of patience return the one on disk, if there is one."""
+        try:
+            async with asyncio.timeout(self._settings.patience):
+                while not self._world.complete:
+                    await self._changed.wait()
+                    self._changed.clear()
+                return None
+        except TimeoutError:
+            last = World(self._settings.bare_namespaces)
+            found = last.load(self._path)
+            logger.warning(
+                "Got no answer from the API server",
+                extra={"seconds": self._settings.patience, "serving": "the last world" if found else "nothing yet"},
+            )
+            return last if found else None
+
+    def _show(self, table: RouteTable, snapshots: Snapshots) -> None:
+        """Make this table the truth for Envoy and for who waits."""
+        self._table = table
+        self._clusters = {on_prem_cluster(route.key): route for route in table.routes}
+        self._taken = {name: version for name, version in self._taken.items() if name in self._clusters}
+        self._hold.update(table)
+        self._snapshot = snapshots.build(table)
+        for name, route in self._clusters.items():
+            self._hold.set_ready(route.key, self._is_live(name, route))
+        self._xds.update(self._snapshot)
+
+    def _on_applied(self, kind: str, name: str, version: str) -> None:
+        if kind != xds.ENDPOINTS:
+            return
+        self._taken[name] = version
+        route = self._clusters.get(name)
+        if route and self._is_live(name, route):
+            self._hold.set_ready(route.key, True)
+
+    def _is_live(self, cluster: str, route: Route) -> bool:
+        """Whether Envoy itself knows of the replicas: a request let go before that would come back."""
+        if not route.endpoints or self._snapshot is None:
+            return False
+        return self._taken.get(cluster) == self._snapshot[xds.ENDPOINTS][cluster].version
+
+    def _save_soon(self) -> None:
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.create_task(self._save())
+
+    async def _save(self) -> None:
+        await asyncio.sleep(SAVE_SECONDS)
+        try:
+            self._world.save(self._path)
+        except OSError as problem:
+            logger.error("Could not save the world", extra={"path": str(self._path), "reason": str(problem)})
+
+    @property
+    def _path(self) -> Path:
+        return self._settings.state_dir / "world.json"
+
+    async def _measure(self) -> Loads:
+        held = self._hold.held
+        try:
+            active = await self._admin.gauges(RUNNING)
+        except EnvoyAway as problem:
+            logger.warning("Left out what runs", extra={"reason": str(problem)})
+            active = {}
+        loads: Loads = {}
+        for name, route in self._clusters.items():
+            at_cluster = active.get(f"cluster.{stat_name(name)}.upstream_rq_active", 0)
+            waiting = held[route.key]
+            loads[route.key] = ModelLoad(running=max(0, at_cluster - waiting), held=waiting)
+        return loads
+
+
+async def serve(settings: Settings) -> None:
+    """Run an agent against the cluster that this pod, or $KUBECONFIG, points to, until SIGTERM."""
+    task = asyncio.current_task()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)  # type: ignore[union-attr]
+    async with Kube() as cluster:
+        try:
+            await Agent(settings, cluster).run()
+        except asyncio.CancelledError:
+            logger.info("Stopped the agent")

@@ -1,0 +1,60 @@
+"""What Envoy starts from: its admin socket, the agent's socket, and which statistics are worth their memory."""
+
+from __future__ import annotations
+
+from ax_gateway.envoy.words import ADS, Resource, typed
+
+# A thousand models make 26 MB of statistics of their own; these are the ones that somebody reads.
+STATISTICS = (
+    r"^cluster\.(onprem_|hosted_).*\.upstream_(rq_active|rq_total|rq_pending_overflow|rq_retry|cx_connect_fail)$",
+    r"^cluster\.(onprem_|hosted_).*\.upstream_rq_(2xx|4xx|5xx)$",
+    r"^cluster\.(onprem_|hosted_).*\.(membership_healthy|membership_total)$",
+    r"^cluster\.xds\.upstream_cx_active$",
+    r"^http\.clients\.(downstream_rq_.*|downstream_cx_active|downstream_cx_total)$",
+    r"^(listener_manager|cluster_manager|server|ax)\..*",
+    r"^ax.*",
+    r"^http\.clients\.rds\..*",
+)
+
+
+def bootstrap(agent_socket: str, admin_socket: str, node: str) -> Resource:
+    """Return Envoy's bootstrap; both sockets are paths of Unix sockets, `node` names this Envoy in its logs."""
+    keepalive = {"interval": "5s", "timeout": "5s"}
+    back_off = {"base_interval": "0.1s", "max_interval": "1s"}
+    service = {"envoy_grpc": {"cluster_name": "xds", "retry_policy": {"retry_back_off": back_off}}}
+    http = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    agent = {"endpoint": {"address": {"pipe": {"path": agent_socket}}}}
+    return {
+        "node": {"id": node, "cluster": "ax-gateway"},
+        "admin": {"address": {"pipe": {"path": admin_socket, "mode": 0o600}}},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": True,
+                "grpc_services": [service],
+            },
+            # Without a time-out Envoy is not ready before the agent has told it everything.
+            "cds_config": ADS | {"initial_fetch_timeout": "0s"},
+            "lds_config": ADS | {"initial_fetch_timeout": "0s"},
+        },
+        "static_resources": {
+            "clusters": [
+                {
+                    "name": "xds",
+                    "type": "STATIC",
+                    "connect_timeout": "1s",
+                    "load_assignment": {"cluster_name": "xds", "endpoints": [{"lb_endpoints": [agent]}]},
+                    "typed_extension_protocol_options": {
+                        http: typed(
+                            http,
+                            explicit_http_config={"http2_protocol_options": {"connection_keepalive": keepalive}},
+                        )
+                    },
+                }
+            ]
+        },
+        "stats_config": {
+            "stats_matcher": {"inclusion_list": {"patterns": [{"safe_regex": {"regex": s}} for s in STATISTICS]}}
+        },
+    }

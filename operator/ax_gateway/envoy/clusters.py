@@ -1,0 +1,94 @@
+"""Clusters and their endpoints: the replicas of a model, and the place where requests wait for one."""
+
+from __future__ import annotations
+
+from ax_gateway.envoy.words import ADS, HOLD_HEADER, Resource, on_prem_cluster, stat_name, typed
+from ax_gateway.table import Route
+
+UNLIMITED = 1_000_000
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def on_prem(key: str, held: int) -> Resource:
+    """Return the cluster of a model's replicas.
+
+    It depends on the model's name alone: a cluster that changes forgets its requests in flight, by which overflow
+    is decided. `held` requests may come back at once as retries when a replica gets ready.
+    """
+    name = on_prem_cluster(key)
+    return typed(
+        "envoy.config.cluster.v3.Cluster",
+        name=name,
+        alt_stat_name=stat_name(name),
+        type="EDS",
+        eds_cluster_config={"eds_config": ADS},
+        connect_timeout="1s",
+        lb_policy="LEAST_REQUEST",
+        # Nobody is tried in panic: without a healthy replica requests wait.
+        common_lb_config={"healthy_panic_threshold": {"value": 0}},
+        circuit_breakers={"thresholds": [limits(held)]},
+        typed_extension_protocol_options={
+            HTTP_OPTIONS: typed(
+                HTTP_OPTIONS,
+                explicit_http_config={"http_protocol_options": {}},
+                # Below the 75 s after which servers on aiohttp hang up, so that no request meets a closing connection.
+                common_http_protocol_options={"idle_timeout": "30s"},
+                outlier_detection={"error_matcher": _failed()},
+            )
+        },
+        outlier_detection={
+            "consecutive_5xx": 3,
+            "consecutive_gateway_failure": 3,
+            "interval": "5s",
+            "base_ejection_time": "5s",
+            "max_ejection_time": "60s",
+            # Among replicas and the waiting place, so a single replica is never ejected.
+            "max_ejection_percent": 49,
+            "enforcing_success_rate": 0,
+            "enforcing_failure_percentage": 0,
+        },
+    )
+
+
+def limits(held: int) -> Resource:
+    """Return thresholds that stop nothing but a storm of retries."""
+    return {
+        "max_connections": UNLIMITED,
+        "max_pending_requests": UNLIMITED,
+        "max_requests": UNLIMITED,
+        "retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": max(10, held)},
+    }
+
+
+def assignment(route: Route, hold_port: int) -> Resource:
+    """Return a model's endpoints: replicas first, the waiting place only while there is none of them."""
+    replicas = [_endpoint(each.address, each.port) for each in route.endpoints]
+    return typed(
+        "envoy.config.endpoint.v3.ClusterLoadAssignment",
+        cluster_name=on_prem_cluster(route.key),
+        endpoints=[
+            {"priority": 0, "locality": {"zone": "replicas"}, "lb_endpoints": replicas},
+            {"priority": 1, "locality": {"zone": "hold"}, "lb_endpoints": [_endpoint("127.0.0.1", hold_port, "hold")]},
+        ],
+        # One healthy replica of many keeps all requests.
+        policy={"overprovisioning_factor": 100_000},
+    )
+
+
+def _endpoint(address: str, port: int, by: str = "onprem") -> Resource:
+    return {
+        "endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}},
+        "metadata": {"filter_metadata": {"ax": {"by": by}}},
+    }
+
+
+def _failed() -> Resource:
+    """Match a replica's 5xx, and not the 5xx by which the waiting place lets a request go."""
+    return {
+        "http_response_headers_match": {
+            "headers": [
+                {"name": ":status", "string_match": {"safe_regex": {"regex": "5.."}}},
+                {"name": HOLD_HEADER, "present_match": True, "invert_match": True},
+            ]
+        }
+    }

@@ -1,0 +1,51 @@
+"""The names that listener, routes, clusters, hold and statistics must spell alike; and typed configuration."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ax_gateway.protos import TYPE_PREFIX
+
+Resource = dict[str, Any]
+
+ADS: Final = {"ads": {}, "resource_api_version": "V3"}
+ROUTES: Final = "models"
+LISTENER: Final = "clients"
+CERTIFICATE: Final = "clients-tls"
+
+# Headers that travel inside the gateway; a client's own are removed before anything reads them.
+MODEL_HEADER: Final = "x-ax-model"
+HOLD_HEADER: Final = "x-ax-hold"
+ATTEMPT_HEADER: Final = "x-envoy-attempt-count"
+RESIDENCY_HEADER: Final = "x-ax-data-residency"
+
+MAX_BODY_BYTES: Final = 10 * 1024 * 1024
+ON_PREM: Final = "onprem_"
+
+
+def typed(message: str, /, **fields: Any) -> Resource:
+    """Return configuration of the named message type, as an Any."""
+    return {"@type": TYPE_PREFIX + message} | fields
+
+
+def extension(name: str, message: str, /, **fields: Any) -> Resource:
+    """Return a named extension with its typed configuration."""
+    return {"name": name, "typed_config": typed(message, **fields)}
+
+
+def on_prem_cluster(key: str) -> str:
+    """Return the name of the cluster of a model's replicas."""
+    return ON_PREM + key
+
+
+def stat_name(cluster: str) -> str:
+    """Return a cluster's name as statistics spell it: dots part a statistic's name, so they become underscores.
+
+    Kubernetes names have no underscores, so no two models share one.
+    """
+    return cluster.replace(".", "_")
+
+
+def model_of(stat: str) -> str | None:
+    """Return the model's key behind the statistics name of its on-prem cluster, dots still underscores."""
+    return stat.removeprefix(ON_PREM) if stat.startswith(ON_PREM) else None

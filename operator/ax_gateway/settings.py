@@ -1,0 +1,63 @@
+"""What the gateway's pod tells its agent: sockets, ports, folders and bounds; read from the environment once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ax_gateway.table import BareNames
+
+PREFIX = "AX_GATEWAY_"
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseModel):
+    """Each field is read from `AX_GATEWAY_<FIELD>`; a port of 0 lets the system choose one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    namespace: str = "ax-system"
+    """The operator's own namespace."""
+    socket: str = "/run/ax/xds.sock"
+    """Unix socket on which Envoy finds the agent."""
+    admin_socket: str = "/run/ax/admin.sock"
+    """Unix socket on which the agent finds Envoy."""
+    state_dir: Path = Path("/run/ax/state")
+    """Folder of the last world: a memory volume of the pod."""
+    address: str = "0.0.0.0"  # noqa: S104  clients come from outside the pod
+    port: Port = 8080
+    """For clients."""
+    api_port: Port = 8081
+    """For probes, metrics and the operator."""
+    hold_port: Port = 8082
+    """On loopback, for requests that wait."""
+    tls: Literal["required", "insecure"] = "required"
+    """`insecure` speaks plain HTTP to clients, said aloud."""
+    tls_folder: Path = Path("/tls")
+    """Where tls.crt and tls.key of a Secret are mounted."""
+    bare_names: str = ""
+    """Namespaces whose models may be called by a bare served name: comma-separated, or `*`."""
+    held_requests: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    held_bytes: Annotated[int, Field(ge=0)] = 256 * 1024 * 1024
+    patience: Annotated[float, Field(ge=0)] = 3.0
+    """Seconds that an agent waits for the API server before it serves the last world."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 600.0
+    """The longest stream that a stopping gateway waits for."""
+    node: str = "ax-gateway"
+    """This gateway's name: the pod's."""
+
+    @property
+    def bare_namespaces(self) -> BareNames:
+        """`bare_names` as the route table wants it."""
+        names = frozenset(name.strip() for name in self.bare_names.split(",") if name.strip())
+        return "*" if "*" in names else names
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Read the settings; raises pydantic.ValidationError naming the variable that is wrong or unknown."""
+        return cls.model_validate(
+            {key.removeprefix(PREFIX).lower(): value for key, value in env.items() if key.startswith(PREFIX)}
+        )

