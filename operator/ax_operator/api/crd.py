@@ -18,11 +18,10 @@ from ax_operator.api.axhostedapi import AXHostedAPISpec, AXHostedAPIStatus
 from ax_operator.api.axmodel import AXModelSpec, AXModelStatus
 
 Json = dict[str, Any]
-# A Service and pods are named after a model, hence a DNS label with room for a suffix.
-_NAME: Json = {"type": "string", "maxLength": 40, "pattern": "^[a-z]([-a-z0-9]*[a-z0-9])?$"}
 _KEPT = (
     "type", "description", "format", "pattern", "enum", "minLength", "maxLength", "minItems", "maxItems",
     "minimum", "maximum", "maxProperties", "minProperties", "required", "x-kubernetes-validations",
+    "x-kubernetes-int-or-string",
 )  # fmt: skip
 
 
@@ -45,10 +44,13 @@ def _rewrite(node: Json, defs: Json) -> Json:
     if "const" in node:
         node = {**node, "enum": [node["const"]]}
     out: Json = {k: node[k] for k in _KEPT if k in node}
+    if out.get("x-kubernetes-int-or-string"):
+        del out["type"]
     if "properties" in node:
         out["properties"] = {k: _rewrite(v, defs) for k, v in node["properties"].items()}
     if node.get("type") == "object" and "properties" not in node:
-        values = node.get("additionalProperties")
+        # Keys with a pattern come as patternProperties, which a structural schema cannot hold; `accept` checks them.
+        values = node.get("additionalProperties") or next(iter(node.get("patternProperties", {}).values()), None)
         if isinstance(values, dict) and values:
             out["additionalProperties"] = _rewrite(values, defs)
         else:
@@ -58,6 +60,34 @@ def _rewrite(node: Json, defs: Json) -> Json:
         out["items"] = _rewrite(items, defs) if items else {"x-kubernetes-preserve-unknown-fields": True}
         out.setdefault("maxItems", 1024)
     return _describe(out, node)
+
+
+def _map(out: Json, node: Json, defs: Json) -> None:
+    """Write a map's values, and as CEL what its keys may be: the server knows no `patternProperties`."""
+    patterns: Json = node.get("patternProperties") or {}
+    values = next(iter(patterns.values()), None) or node.get("additionalProperties")
+    if not isinstance(values, dict) or not values:
+        out["x-kubernetes-preserve-unknown-fields"] = True
+        return
+    out["additionalProperties"] = _rewrite(values, defs)
+    keys = node.get("propertyNames", {})
+    found = [_key_rule(f"k.matches({_quoted(p)})", f"keys must match {p}") for p in patterns]
+    if "maxLength" in keys:
+        limit = keys["maxLength"]
+        found.append(_key_rule(f"k.size() <= {limit}", f"keys have at most {limit} characters"))
+    if "enum" in keys:
+        allowed = ", ".join(keys["enum"])
+        found.append(_key_rule(f"k in [{', '.join(map(_quoted, keys['enum']))}]", f"keys are {allowed}"))
+    if found:
+        out["x-kubernetes-validations"] = found + out.get("x-kubernetes-validations", [])
+
+
+def _key_rule(test: str, message: str) -> Json:
+    return {"rule": f"self.all(k, {test})", "message": message}
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _merge(options: list[Json]) -> Json:
@@ -85,12 +115,26 @@ def _condition(kind: str, field: str) -> str:
     return f'.status.conditions[?(@.type=="{kind}")].{field}'
 
 
+# What names of objects become, and hence what they may be: a pattern and what the API server answers.
+_MODEL_NAME = (
+    "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$",
+    "an AXModel's name becomes part of others: at most 40 lower-case letters, digits and dashes, a letter first",
+)
+_ENGINE_NAME = (
+    "^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?-[0-9a-f]{10}$",
+    "an AXEngine is named <spec.slug>-<digest of its spec>: ten hex digits after the slug",
+)
+_API_NAME = (
+    "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+    "an AXHostedAPI's name is part of metrics and routes: at most 63 lower-case letters, digits and dashes",
+)
+
 _AGE = _column("Age", "date", ".metadata.creationTimestamp")
 
 
 def _crd(  # one argument per difference between the three kinds
     kind: str, plural: str, short: str, spec: type[Shared], status: type[Shared], columns: list[Json], *,
-    scope: str = "Namespaced", scale: bool = False,
+    name: tuple[str, str], scope: str = "Namespaced", scale: bool = False,
 ) -> Json:  # fmt: skip
     status_schema = structural(status)
     conditions = status_schema["properties"]["conditions"]
@@ -110,10 +154,14 @@ def _crd(  # one argument per difference between the three kinds
         "type": "object",
         "description": (spec.__doc__ or "").strip(),
         "required": ["spec"],
+        "x-kubernetes-validations": [
+            {"rule": f"self.metadata.name.matches({_quoted(pattern)})", "message": message}
+            for pattern, message in [name]
+        ],
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
-            "metadata": {"type": "object", "properties": {"name": _NAME}} if scale else {"type": "object"},
+            "metadata": {"type": "object"},
             "spec": spec_schema,
             "status": status_schema,
         },
@@ -155,7 +203,7 @@ def crds() -> list[Json]:
                 _column("Message", "string", _condition("Ready", "message"), 1),
                 _AGE,
             ],
-            scale=True,
+            name=_MODEL_NAME, scale=True,
         ),
         _crd(
             "AXEngine", "axengines", "axe", AXEngineSpec, AXEngineStatus,
@@ -169,6 +217,7 @@ def crds() -> list[Json]:
                 _column("Message", "string", _condition("Ready", "message"), 1),
                 _AGE,
             ],
+            name=_ENGINE_NAME,
         ),
         _crd(
             "AXHostedAPI", "axhostedapis", "axh", AXHostedAPISpec, AXHostedAPIStatus,
@@ -178,7 +227,7 @@ def crds() -> list[Json]:
                 _column("Spent today", "number", ".status.spentToday"),
                 _AGE,
             ],
-            scope="Cluster",
+            name=_API_NAME, scope="Cluster",
         ),
     ]  # fmt: skip
 
