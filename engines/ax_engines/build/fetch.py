@@ -89,10 +89,9 @@ class Fetch:
 
     def _present(self, file: SourceFile) -> int:
         target = self._folder / file.path
-        part = _part(target)
         if self._is_done(file, target):
             return file.size
-        return min(part.stat().st_size, file.size) if part.is_file() else 0
+        return min(_size(_part(target)), file.size)
 
     def _is_done(self, file: SourceFile, target: Path) -> bool:
         noted = self._journal.get(file.path)
@@ -113,20 +112,7 @@ class Fetch:
             self._tracker.add(file.size, found=True)
             return
         started = time.monotonic()
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                digest = self._attempt(file, target)
-                break
-            except InterruptedReadError as error:
-                if attempt == ATTEMPTS:
-                    raise BuildError(
-                        error.reason, f"{self._origin.label}: {file.path}: {error.message} ({ATTEMPTS} attempts)"
-                    ) from error
-                logger.warning(
-                    "Lost connection",
-                    extra={"file": file.path, "attempt": attempt, "error": error.message},
-                )
-                self._pause(min(2.0**attempt, 30.0))
+        digest = self._persistently(file, target)
         with self._lock:
             self._journal[file.path] = [file.size, digest]
             self._save_journal()
@@ -134,6 +120,23 @@ class Fetch:
             "Fetched file",
             extra={"file": file.path, "bytes": file.size, "seconds": time.monotonic() - started},
         )
+
+    def _persistently(self, file: SourceFile, target: Path) -> str:
+        """Attempt until the file is whole; gives up after ATTEMPTS in a row that brought nothing."""
+        fruitless, known = 0, -1
+        while True:
+            try:
+                return self._attempt(file, target)
+            except InterruptedReadError as error:
+                size = _size(_part(target))
+                fruitless, known = (fruitless + 1 if size <= known else 1), size
+                if fruitless == ATTEMPTS:
+                    raise BuildError(
+                        error.reason, f"{self._origin.label}: {file.path}: {error.message} ({ATTEMPTS} attempts)"
+                    ) from error
+                details = {"file": file.path, "attempt": fruitless, "error": error.message}
+                logger.warning("Lost connection", extra=details)
+                self._pause(min(2.0**fruitless, 30.0))
 
     def _attempt(self, file: SourceFile, target: Path) -> str:
         """Continue the part file up to the file's size, and make it the target; returns its SHA-256."""
@@ -179,3 +182,7 @@ class Fetch:
 
 def _part(target: Path) -> Path:
     return target.with_name(target.name + store.PART)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

@@ -75,9 +75,7 @@ def read_header(stream: BinaryIO, label: str) -> GgufHeader:
         raise BuildError("BadMagic", f"{label} starts with {magic!r}, not with {MAGIC!r}: it is no GGUF file")
     version = cursor.number("I")
     if version not in (2, 3):
-        raise BuildError(
-            "UnknownFormat", f"{label} is GGUF version {version}; versions 2 and 3 are read: convert it"
-        )
+        raise BuildError("UnknownFormat", f"{label} is GGUF version {version}; versions 2 and 3 are read: convert it")
     tensor_count, entry_count = cursor.count("tensors"), cursor.count("metadata entries")
     metadata = {}
     for _ in range(entry_count):
@@ -167,6 +165,4 @@ class _Cursor:
         return _SCALARS[kind]
 
     def too_large(self, what: str) -> BuildError:
-        return BuildError(
-            "TooLarge", f"{self._label} claims {what}, more than a model's header holds: it is broken"
-        )
+        return BuildError("TooLarge", f"{self._label} claims {what}, more than a model's header holds: it is broken")

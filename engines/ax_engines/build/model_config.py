@@ -127,9 +127,7 @@ def _positive(raw: dict[str, Any], name: str, limit: int, defaults: dict[str, An
     value = raw.get(name)
     value = defaults.get(name) if value is None else value
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= limit:
-        raise BuildError(
-            "ConfigInvalid", f"{name} is {value!r:.60} in the model's config; 1 to {limit} is possible"
-        )
+        raise BuildError("ConfigInvalid", f"{name} is {value!r:.60} in the model's config; 1 to {limit} is possible")
     return value
 
 
@@ -140,8 +138,7 @@ def _scalars(value: Any) -> dict[str, Any] | None:
     kept = {
         k: v
         for k, v in value.items()
-        if len(k) <= 64
-        and (v is None or isinstance(v, int | float | bool) or (isinstance(v, str) and len(v) <= 64))
+        if len(k) <= 64 and (v is None or isinstance(v, int | float | bool) or (isinstance(v, str) and len(v) <= 64))
     }
     return dict(sorted(kept.items())[:24]) or None
 

@@ -46,9 +46,7 @@ class Origin(Protocol):
     def files(self) -> tuple[SourceFile, ...]:
         """List all files; BuildError if the location cannot be listed."""
 
-    def open(
-        self, file: SourceFile, start: int = 0, length: int | None = None
-    ) -> AbstractContextManager[BinaryIO]:
+    def open(self, file: SourceFile, start: int = 0, length: int | None = None) -> AbstractContextManager[BinaryIO]:
         """Open a file's bytes from `start`, at most `length`; BuildError if they are not what was listed."""
 
 
@@ -110,15 +108,11 @@ def select(files: Iterable[SourceFile], label: str, trust_remote_code: bool = Fa
     )
 
 
-def _safetensors(
-    top: list[SourceFile], shards: list[SourceFile], label: str, trust_remote_code: bool
-) -> Selection:
+def _safetensors(top: list[SourceFile], shards: list[SourceFile], label: str, trust_remote_code: bool) -> Selection:
     endings = (*_SIDE_FILES, ".py") if trust_remote_code else _SIDE_FILES
     side = [f for f in top if f.path.endswith(endings)]
     if not any(f.path == "config.json" for f in side):
-        raise BuildError(
-            "ConfigInvalid", f"{label} has safetensors but no config.json beside them: add the model's"
-        )
+        raise BuildError("ConfigInvalid", f"{label} has safetensors but no config.json beside them: add the model's")
     for file in side:
         if file.size > MAX_SIDE_FILE_BYTES:
             raise BuildError(

@@ -44,9 +44,7 @@ def publish(engine: str, spec: ArtifactSpec, places: Places, tracker: Tracker) -
         return done
     folder = staging / _output(spec)
     if not folder.is_dir():
-        raise BuildError(
-            "OutputMissing", f"there is no {folder.name}/ in the staging folder: run the phases before"
-        )
+        raise BuildError("OutputMissing", f"there is no {folder.name}/ in the staging folder: run the phases before")
     if unfinished := next(folder.rglob("*" + store.PART), None):
         raise BuildError("OutputMissing", f"{unfinished.name} is unfinished: run the fetch phase again")
     checked = _checked(staging, folder, spec)
@@ -90,9 +88,7 @@ def _checked(staging: Path, folder: Path, spec: ArtifactSpec) -> Checked:
     if spec.artifact != "tensorrt":
         return check_model(folder, spec)
     if spec.target is None:
-        raise BuildError(
-            "TaskInvalid", "a TensorRT engine's spec needs a target: apply one made by the plan command"
-        )
+        raise BuildError("TaskInvalid", "a TensorRT engine's spec needs a target: apply one made by the plan command")
     checked = check_model(staging / STAGED_SOURCE, spec)
     check_engine(folder, spec.target)
     return checked

@@ -58,9 +58,7 @@ def check_engine(folder: Path, target: Target) -> None:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise BuildError(
-            "OutputMissing", f"{folder.name}/config.json was not written by the compiler: see its log"
-        )
+        raise BuildError("OutputMissing", f"{folder.name}/config.json was not written by the compiler: see its log")
     raw = parse_json(path.read_bytes()[:MAX_CONFIG_BYTES], f"{folder.name}/config.json")
     mapping, build = _object(raw, "pretrained_config", "mapping"), _object(raw, "build_config")
     ranks = target.tensor * target.pipeline
@@ -82,9 +80,7 @@ def check_engine(folder: Path, target: Target) -> None:
     for rank in range(ranks):
         file = folder / f"rank{rank}.engine"
         if not file.is_file() or file.stat().st_size == 0:
-            raise BuildError(
-                "OutputMissing", f"{file.name} of {ranks} ranks was not written: see the compiler's log"
-            )
+            raise BuildError("OutputMissing", f"{file.name} of {ranks} ranks was not written: see the compiler's log")
 
 
 def _object(raw: dict[str, Any], *keys: str) -> dict[str, Any]:

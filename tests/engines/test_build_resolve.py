@@ -1,0 +1,303 @@
+"""Resolve: good sources get names and shapes, each kind of bad source its own reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import pytest
+
+from ax_engines.build.__main__ import run
+from ax_engines.build.errors import BuildError
+from ax_engines.build.gguf_header import BLOCKS
+from ax_engines.build.identity import HEAD_BYTES, WHOLE_BYTES, spans
+from ax_engines.build.origins import SourceFile, check_path, select
+from ax_engines.build.places import Places
+from ax_engines.contract import TERMINATION_MESSAGE_BYTES, TaskResult
+from tests.engines.model_files import (
+    claim_source,
+    resolve_task,
+    resolved,
+    write_folder,
+    write_gguf,
+    write_raw_safetensors,
+    write_safetensors,
+)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    made = Places.below(tmp_path)
+    made.source.mkdir()
+    return made
+
+
+def reason(places: Places, path: str = "model", trust: bool = False) -> BuildError:
+    with pytest.raises(BuildError) as caught:
+        resolved(places, path, trust)
+    return caught.value
+
+
+def test_a_gguf_file(places: Places) -> None:
+    write_gguf(places.source / "tiny.gguf")
+    found = resolved(places, "tiny.gguf")
+    assert found.format == "gguf"
+    assert found.files == 1
+    assert found.chat_template
+    assert found.config.architecture == "LlamaForCausalLM"
+    assert found.config.num_key_value_heads == 2
+    assert found.config.head_dim == 16
+    assert found.config.dtype == "float16"
+    assert found.config.quantization is None
+    assert found.config.tie_word_embeddings
+
+
+def test_a_folder(places: Places) -> None:
+    write_folder(places.source / "model")
+    (places.source / "model" / "README.md").write_text("left out")
+    (places.source / "model" / "pytorch_model.bin").write_bytes(b"left out")
+    (places.source / "model" / "modeling.py").write_text("left out")
+    found = resolved(places)
+    assert (found.format, found.files) == ("safetensors", 7)
+    assert found.chat_template
+    assert found.config.attention_bias, "Qwen2 has biases that its config does not mention"
+    assert resolved(places, trust_remote_code=True).files == found.files + 1
+    assert found.revision.startswith("sha256:")
+
+
+def test_the_revision_names_the_bytes_and_not_the_place(places: Places) -> None:
+    first = write_folder(places.source / "a")
+    write_folder(places.source / "b")
+    assert resolved(places, "a").revision == resolved(places, "b").revision
+    write_safetensors(first / "model-00001-of-00002.safetensors", fill=9)
+    assert resolved(places, "a").revision != resolved(places, "b").revision
+
+
+def test_a_large_file_is_sampled_from_start_to_end() -> None:
+    size = 5 * 2**30
+    parts = spans(size)
+    assert parts[0] == (0, HEAD_BYTES)
+    assert parts[-1][0] + parts[-1][1] == size
+    assert sum(length for _, length in parts) < 3 * 2**20
+    assert spans(WHOLE_BYTES) == ((0, WHOLE_BYTES),)
+
+
+def test_a_change_in_the_last_bytes_of_a_large_file_is_seen(places: Places) -> None:
+    path = places.source / "model" / "model-00001-of-00002.safetensors"
+    write_folder(places.source / "model")
+    write_safetensors(path, rows=50_000, columns=64)
+    before = resolved(places).revision
+    with path.open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"\x07")
+    assert resolved(places).revision != before
+
+
+def test_block_sizes_are_those_of_gguf_py() -> None:
+    theirs = {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
+    assert {kind: theirs[kind] for kind in BLOCKS} == BLOCKS
+
+
+def test_a_split_gguf_is_whole_or_refused(places: Places) -> None:
+    for part in (1, 2):
+        write_gguf(places.source / "model" / f"m-0000{part}-of-00002.gguf")
+    assert resolved(places).files == 2
+    (places.source / "model" / "m-00002-of-00002.gguf").unlink()
+    error = reason(places)
+    assert (error.reason, "part 2 of 2" in error.message) == ("Truncated", True)
+
+
+def test_rope_quantization_and_vision_are_read(places: Places) -> None:
+    config = {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "short_factor": [1.0] * 64},
+        "vision_config": {"depth": 32, "fullatt_block_indexes": [7, 15]},
+        "quantization_config": {"quant_method": "awq"},
+    }
+    write_folder(places.source / "model", config=config)
+    found = resolved(places).config
+    assert found.rope_scaling == {"rope_type": "yarn", "factor": 4.0}
+    assert found.vision == {"depth": 32}
+    assert found.quantization == "awq"
+    (places.source / "model" / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
+    assert resolved(places).config.quantization == "FP8"
+
+
+def test_a_text_config_inside_a_multimodal_one_is_read(places: Places) -> None:
+    config = {"architectures": ["LlavaForConditionalGeneration"], "text_config": {"num_hidden_layers": 5}}
+    write_folder(places.source / "model", config=config)
+    assert resolved(places).config.num_hidden_layers == 5
+
+
+def _break_gguf(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        write_gguf(folder / "tiny.gguf")
+        path = folder / "tiny.gguf"
+        path.write_bytes(change(path.read_bytes()))
+
+    return write
+
+
+def _folder(change: Callable[[Path], object]) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        write_folder(folder)
+        change(folder)
+
+    return write
+
+
+def _shard(folder: Path) -> Path:
+    return folder / "model-00001-of-00002.safetensors"
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _bad_config(text: str) -> Callable[[Path], None]:
+    return _folder(lambda f: (f / "config.json").write_text(text))
+
+
+def _config(**changes: object) -> Callable[[Path], object]:
+    return lambda folder: write_folder(folder, config=changes)
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "nothing there": (lambda f: None, "SourceMissing", "the claim's root is empty"),
+    "empty folder": (lambda f: f.mkdir(), "SourceEmpty", "has no files"),
+    "only a readme": (lambda f: (f.mkdir(), (f / "README.md").write_text("x")), "UnknownFormat", "README.md"),
+    "empty weights": (_folder(lambda f: _shard(f).write_bytes(b"")), "Truncated", "0 bytes"),
+    "cut gguf data": (_break_gguf(lambda b: b[:-100]), "Truncated", "header needs"),
+    "cut gguf header": (_break_gguf(lambda b: b[:200]), "Truncated", "in its header"),
+    "cut safetensors data": (_folder(lambda f: _cut(_shard(f))), "Truncated", "header needs"),
+    "cut safetensors header": (_folder(lambda f: _shard(f).write_bytes(b"\x40" + b"\0" * 9)), "Truncated", "64"),
+    "missing shard": (_folder(lambda f: _shard(f).unlink()), "Truncated", "lacks 1 shards"),
+    "gguf that is none": (_break_gguf(lambda b: b"PK\x03\x04" + b[4:]), "BadMagic", "PK"),
+    "safetensors that is none": (_folder(lambda f: _shard(f).write_bytes(b"\x80\x02}q" * 9)), "BadMagic", "no safe"),
+    "safetensors with a list": (_folder(lambda f: write_raw_safetensors(_shard(f), [], b"")), "BadMagic", "header"),
+    "overlapping tensors": (
+        _folder(
+            lambda f: write_raw_safetensors(
+                _shard(f), {"a": {"data_offsets": [0, 4]}, "b": {"data_offsets": [2, 8]}}, b"\0" * 8
+            )
+        ),
+        "BadMagic",
+        "overlap",
+    ),
+    "old gguf": (_break_gguf(lambda b: b[:4] + struct.pack("<I", 1) + b[8:]), "UnknownFormat", "version 1"),
+    "gguf of a million tensors": (
+        _break_gguf(lambda b: b[:8] + struct.pack("<Q", 10**12) + b[16:]),
+        "TooLarge",
+        "1000000000000 tensors",
+    ),
+    "gguf with a huge text": (
+        _break_gguf(lambda b: b[:24] + struct.pack("<Q", 2**62) + b[32:]),
+        "TooLarge",
+        "a text of",
+    ),
+    "gguf of a strange family": (
+        lambda f: write_gguf(f / "x.gguf", family="mamba"),
+        "ArchitectureUnknown",
+        "mamba",
+    ),
+    "gguf with a vocabulary only": (
+        lambda f: write_gguf(f / "x.gguf", tensors=False),
+        "ConfigInvalid",
+        "no tensors",
+    ),
+    "two models": (
+        lambda f: (write_gguf(f / "a.gguf"), write_gguf(f / "b.gguf")),
+        "SourceAmbiguous",
+        "a.gguf, b.gguf",
+    ),
+    "pickles only": (
+        lambda f: (f.mkdir(), (f / "pytorch_model.bin").write_bytes(b"\x80")),
+        "UnsafeFiles",
+        "pytorch_model.bin",
+    ),
+    "link out of the folder": (
+        _folder(lambda f: (f / "extra.safetensors").symlink_to("/etc/passwd")),
+        "UnsafeFiles",
+        "extra.safetensors is a link that leaves",
+    ),
+    "link to a neighbour": (
+        _folder(lambda f: ((f.parent / "other.json").write_text("{}"), (f / "x.json").symlink_to("../other.json"))),
+        "UnsafeFiles",
+        "x.json",
+    ),
+    "dangling link": (_folder(lambda f: (f / "x.json").symlink_to("gone")), "SourceMissing", "x.json"),
+    "pipe": (_folder(lambda f: os.mkfifo(f / "x.json")), "UnsafeFiles", "no ordinary file"),
+    "folder out of the claim": (lambda f: f.symlink_to("/etc"), "UnsafeFiles", "leads out of the claim"),
+    "no config": (_folder(lambda f: (f / "config.json").unlink()), "ConfigInvalid", "no config.json"),
+    "config that is no JSON": (_bad_config("{"), "ConfigInvalid", "is not JSON"),
+    "config that is a list": (_bad_config("[]"), "ConfigInvalid", "holds a list"),
+    "config nested too deep": (_bad_config("[" * 100_000), "ConfigInvalid", "is not JSON"),
+    "config of 3 MB": (_bad_config(json.dumps({"x": "y" * 3_000_000})), "TooLarge", "at most 2097152"),
+    "config with text for a number": (_config(hidden_size="64"), "ConfigInvalid", "hidden_size is '64'"),
+    "config with a huge number": (_config(vocab_size=10**12), "ConfigInvalid", "vocab_size is 1000000000000"),
+    "config without layers": (_config(num_hidden_layers=None), "ConfigInvalid", "num_hidden_layers is None"),
+    "unknown class": (_config(architectures=["EvilForCausalLM"]), "ArchitectureUnknown", "trustRemoteCode"),
+    "no class": (_config(architectures=[]), "ArchitectureUnknown", "architectures: []"),
+}
+
+
+@pytest.mark.parametrize(("write", "expected", "words"), BAD.values(), ids=BAD)
+def test_a_bad_source_has_its_own_reason(
+    places: Places, write: Callable[[Path], object], expected: str, words: str
+) -> None:
+    write(places.source / "model")
+    error = reason(places)
+    assert error.reason == expected
+    assert words in error.message
+
+
+@pytest.mark.parametrize("path", ["../secret/token", "model/../../secret", "a\0b"])
+def test_a_path_stays_on_the_claim(places: Places, path: str) -> None:
+    (places.source / "model").mkdir()
+    (places.source.parent / "secret").mkdir()
+    (places.source.parent / "secret" / "token").write_text("s3cret")
+    assert reason(places, path).reason in ("UnsafeFiles", "SourceMissing")
+
+
+@pytest.mark.parametrize("name", ["/etc/x.json", "../x.json", "a/../../x.json", "a\\..\\x.json", "a//b", "", "C:x"])
+def test_listed_names_that_leave_the_folder_are_refused(name: str) -> None:
+    with pytest.raises(BuildError, match="UnsafeFiles"):
+        check_path(name, "a hub")
+
+
+def test_a_listing_of_very_many_files_is_refused() -> None:
+    with pytest.raises(BuildError, match="TooLarge"):
+        select((SourceFile(f"{i}.json", 1) for i in range(5000)), "a hub")
+
+
+def test_a_side_file_of_many_gigabytes_is_refused() -> None:
+    files = (SourceFile("config.json", 1), SourceFile("x.safetensors", 1), SourceFile("vocab.json", 2**33))
+    with pytest.raises(BuildError, match="TooLarge"):
+        select(files, "a hub")
+
+
+def test_code_of_its_own_needs_trust(places: Places) -> None:
+    write_folder(places.source / "model", config={"architectures": ["NewForCausalLM"]})
+    assert reason(places).reason == "ArchitectureUnknown"
+    assert resolved(places, trust_remote_code=True).config.architecture == "NewForCausalLM"
+
+
+def test_the_last_word_fits_and_says_what_is_wrong(places: Places) -> None:
+    write_folder(places.source / "model", config={"rope_scaling": {f"k{i}": "v" * 60 for i in range(500)}})
+    (places.source / "model" / ("x" * 250 + ".json")).write_text("{}")
+    result = run("resolve", resolve_task(claim_source()), places)
+    assert result.ok
+    assert len(result.to_json().encode()) <= TERMINATION_MESSAGE_BYTES
+    missing = run("resolve", resolve_task(claim_source("modle")), places)
+    assert (missing.ok, missing.reason) == (False, "SourceMissing")
+    assert "has model" in missing.message, "the message shows what is there"
+
+
+def test_a_task_that_is_none_says_where(places: Places) -> None:
+    result = run("resolve", '{"kind": "resolve", "source": {"pvc": {"claimName": 3}}}', places)
+    assert result == TaskResult(ok=False, reason="TaskInvalid", message=result.message, seconds=result.seconds)
+    assert "source.pvc.claimName" in result.message
