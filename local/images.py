@@ -13,9 +13,10 @@ from pathlib import Path
 from local import build
 from local.errors import LocalError
 from local.paths import ROOT, cache_dir
-from local.wheels import demo_model as demo_model
+from local.wheels import installed
 
 PYTHON_BASE = "docker.io/library/python:3.11-slim-bookworm"
+DEMO_MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 KEPT = 3
 """Archives of one image that stay in the cache."""
@@ -40,8 +41,8 @@ class Image:
 
 ENGINES = "engines/ax_engines"
 IMAGES = (
-    Image("ax-operator", "operator", "operator", ("operator/ax_operator", "operator/ax_gateway", ENGINES)),
-    Image("ax-gateway", "gateway", "gateway", ("operator/ax_operator", "operator/ax_gateway", ENGINES)),
+    Image("ax-operator", "operator", "control", ("operator/ax_operator", "operator/ax_gateway", ENGINES)),
+    Image("ax-gateway", "gateway", "control", ("operator/ax_operator", "operator/ax_gateway", ENGINES)),
     Image("ax-envoy", "envoy", "envoy", base="docker.io/library/debian:bookworm-slim"),
     Image("ax-engines", "engines", "engines", (ENGINES,)),
     Image("ax-triton", "triton", "triton", (ENGINES,)),
@@ -93,6 +94,19 @@ def push(registry: str, names: Sequence[str] = (), base: str = "") -> Iterator[s
         sources = [ROOT / source for source in image.sources]
         build.push(_containerfile(image), target, base or image.base, image.lock, sources)
         yield target
+
+
+def demo_model() -> Path:
+    """Return the GGUF file of the demo's chat model, SmolLM2-135M-Instruct (Apache-2.0), from its PyPI package."""
+    model = next(installed("smollm2").rglob("*.gguf"))
+    seal = model.with_suffix(".checked")
+    if not seal.exists():
+        with model.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != DEMO_MODEL_SHA256:
+            raise LocalError(f"{model} has SHA-256 {found}, expected {DEMO_MODEL_SHA256}: delete it and run again")
+        seal.touch()
+    return model
 
 
 def key(image: Image, base: str) -> str:

@@ -10,9 +10,9 @@ compile() { # OUTPUT INPUT [OPTION...]
         --python-version 3.11 --python-platform x86_64-manylinux_2_36 "$@"
     echo "Locked $(grep -c == "locks/$output.txt") packages for $output"
 }
-for extra in operator gateway engines; do
-    compile "$extra" pyproject.toml --extra "$extra"
-done
+# The operator and the gateway's agent share a lock, and so a layer of their images.
+compile control pyproject.toml --extra operator --extra gateway
+compile engines pyproject.toml --extra engines
 compile envoy locks/envoy.in --no-deps
 compile triton locks/triton.in --no-deps
 compile smollm2 locks/smollm2.in --no-deps

@@ -14,7 +14,6 @@ from local.progress import step
 PYTHON = "3.11"
 PLATFORM = "x86_64-manylinux_2_36"
 """Debian 12's C library; wheels for older ones run there too."""
-DEMO_MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def installed(name: str) -> Path:
@@ -30,19 +29,6 @@ def installed(name: str) -> Path:
             with step(f"Installing the wheels of locks/{name}.txt"):
                 _install(lock, folder)
     return folder
-
-
-def demo_model() -> Path:
-    """Return the GGUF file of the demo's chat model, SmolLM2-135M-Instruct (Apache-2.0), from its PyPI package."""
-    model = next(installed("smollm2").rglob("*.gguf"))
-    seal = model.with_suffix(".checked")
-    if not seal.exists():
-        with model.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != DEMO_MODEL_SHA256:
-            raise LocalError(f"{model} has SHA-256 {found}, expected {DEMO_MODEL_SHA256}: delete it and run again")
-        seal.touch()
-    return model
 
 
 def _install(lock: Path, folder: Path) -> None:
