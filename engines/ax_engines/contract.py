@@ -90,7 +90,7 @@ def slug(text: str, limit: int = 40) -> str:
 class HuggingFaceSource(Shared):
     """A repository of the Hugging Face hub or of a mirror of it."""
 
-    repo: Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+    repo: Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     revision: Annotated[str, Field(max_length=200, min_length=1)] = "main"
     endpoint: Annotated[str, Field(max_length=500, pattern=r"^https?://[^\s@]+$")] | None = None
     token_secret: Annotated[str, Field(max_length=253)] | None = None

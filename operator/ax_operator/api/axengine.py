@@ -10,7 +10,17 @@ from ax_engines.contract import ArtifactSpec, ChatFacts
 from ax_operator.api.schema import Condition, Spec, rules
 
 
-@rules(("self == oldSelf", "an AXEngine is immutable: its name is the digest of its spec; create another one"))
+@rules(
+    ("self == oldSelf", "an AXEngine is immutable: its name is the digest of its spec; create another one"),
+    (
+        "[has(self.source.huggingFace), has(self.source.s3), has(self.source.pvc)].filter(x, x).size() == 1",
+        "spec.source takes exactly one of huggingFace, s3 and pvc",
+    ),
+    (
+        "(self.artifact == 'tensorrt') == has(self.target)",
+        "spec.target says what a tensorrt artifact is compiled for; others have none",
+    ),
+)
 class AXEngineSpec(ArtifactSpec):
     """All that decides an artifact's bytes, and how to fetch and build it."""
 

@@ -10,7 +10,16 @@ from ax_engines.contract import Backend, Quantization, Source
 from ax_operator.api.schema import Condition, Duration, Label, LabelKey, Name, Spec, rules
 
 ServedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$", max_length=63)]
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", max_length=32)]
+Quantity = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",
+        max_length=32,
+        coerce_numbers_to_str=True,
+        json_schema_extra={"x-kubernetes-int-or-string": True, "minimum": 0},
+    ),
+]
+AffinityKind = Literal["nodeAffinity", "podAffinity", "podAntiAffinity"]
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
 
 
@@ -57,10 +66,16 @@ class KVCache(Spec):
 
 @rules(
     (
-        "!has(self.quantization) || !(self.quantization in ['fp8','awq','w4a8-awq','int8-sq','nvfp4'])"
-        " || !has(self.backend) || self.backend != 'llamacpp'",
+        "!has(self.quantization) || self.quantization in ['auto', 'none'] || !has(self.backend)"
+        " || self.backend != 'llamacpp'",
         "backend llamacpp serves GGUF files as they are: leave engine.quantization out",
-    )
+    ),
+    (
+        "!has(self.backend) || self.backend != 'llamacpp' || !has(self.parallelism)"
+        " || ((!has(self.parallelism.tensor) || self.parallelism.tensor == 1)"
+        " && (!has(self.parallelism.pipeline) || self.parallelism.pipeline == 1))",
+        "backend llamacpp serves from one process: leave engine.parallelism out",
+    ),
 )
 class Engine(Spec):
     """What to build; left out, the recipe chooses and says why."""
@@ -77,6 +92,20 @@ class Engine(Spec):
     kv_cache: KVCache = KVCache()
 
 
+@rules(
+    (
+        "!has(self.operator) || self.operator != 'Exists' || !has(self.value) || self.value == ''",
+        "tolerations: operator Exists takes no value",
+    ),
+    (
+        "has(self.key) || (has(self.operator) && self.operator == 'Exists')",
+        "tolerations: without a key the operator must be Exists",
+    ),
+    (
+        "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+        "tolerations: tolerationSeconds needs effect NoExecute",
+    ),
+)
 class Toleration(Spec):
     """As in a pod."""
 
@@ -84,7 +113,7 @@ class Toleration(Spec):
     operator: Literal["Exists", "Equal"] | None = None
     value: Label | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: int | None = None
+    toleration_seconds: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
 
 
 @rules(
@@ -100,13 +129,14 @@ class Toleration(Spec):
 class PodOverrides(Spec):
     """The parts of a serving pod that an author may set; the list is closed."""
 
-    labels: Annotated[dict[str, Label], Field(max_length=16)] | None = None
-    annotations: Annotated[dict[str, Annotated[str, Field(max_length=1000)]], Field(max_length=16)] | None = None
+    labels: Annotated[dict[LabelKey, Label], Field(max_length=16)] | None = None
+    annotations: Annotated[dict[LabelKey, Annotated[str, Field(max_length=1000)]], Field(max_length=16)] | None = None
     env: Annotated[dict[EnvName, Annotated[str, Field(max_length=1000)]], Field(max_length=32)] | None = None
     """Literal environment variables of the engine's container."""
     cpu: Quantity | None = None
     memory: Quantity | None = None
-    affinity: dict[str, Any] | None = None
+    affinity: dict[AffinityKind, dict[str, Any]] | None = None
+    """As in a pod."""
     topology_spread_constraints: Annotated[tuple[dict[str, Any], ...], Field(max_length=8)] | None = None
 
 
@@ -115,7 +145,7 @@ class Placement(Spec):
 
     gpu: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=63)] = "auto"
     """A product as in the node label nvidia.com/gpu.product, or auto."""
-    node_selector: Annotated[dict[str, Label], Field(max_length=16)] | None = None
+    node_selector: Annotated[dict[LabelKey, Label], Field(max_length=16)] | None = None
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] | None = None
     priority_class_name: Name | None = None
     runtime_class_name: Name | None = None
@@ -126,7 +156,11 @@ class Placement(Spec):
     (
         "!has(self.minReplicas) || self.minReplicas <= (has(self.maxReplicas) ? self.maxReplicas : 1)",
         "scaling.minReplicas must not exceed scaling.maxReplicas (1 when left out)",
-    )
+    ),
+    (
+        "!has(self.scaleToZeroAfter) || (has(self.minReplicas) && self.minReplicas == 0)",
+        "scaling.scaleToZeroAfter needs scaling.minReplicas: 0",
+    ),
 )
 class Scaling(Spec):
     """How many replicas."""
@@ -185,6 +219,10 @@ class Overflow(Spec):
         "!has(self.policy) || self.policy != 'OnPremOnly' || !has(self.whileUnavailable)"
         " || self.whileUnavailable != 'Hosted'",
         "routing.policy OnPremOnly contradicts whileUnavailable Hosted",
+    ),
+    (
+        "!has(self.overflow) || !has(self.overflow.maxWait) || has(self.hosted)",
+        "routing.overflow.maxWait sends requests to a hosted API: name it in routing.hosted.apiRef",
     ),
 )
 class Routing(Spec):

@@ -49,12 +49,7 @@ def _rewrite(node: Json, defs: Json) -> Json:
     if "properties" in node:
         out["properties"] = {k: _rewrite(v, defs) for k, v in node["properties"].items()}
     if node.get("type") == "object" and "properties" not in node:
-        # Keys with a pattern come as patternProperties, which a structural schema cannot hold; `accept` checks them.
-        values = node.get("additionalProperties") or next(iter(node.get("patternProperties", {}).values()), None)
-        if isinstance(values, dict) and values:
-            out["additionalProperties"] = _rewrite(values, defs)
-        else:
-            out["x-kubernetes-preserve-unknown-fields"] = True
+        _map(out, node, defs)
     if node.get("type") == "array":
         items = node.get("items", {})
         out["items"] = _rewrite(items, defs) if items else {"x-kubernetes-preserve-unknown-fields": True}

@@ -12,7 +12,13 @@ from ax_engines.contract import Shared
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 Label = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63)]
-LabelKey = Annotated[str, Field(max_length=317)]
+LabelKey = Annotated[
+    str,
+    Field(
+        pattern=r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+        max_length=317,
+    ),
+]
 Duration = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5}(s|m|h)$", max_length=8)]
 
 T = TypeVar("T", bound=type[Shared])
