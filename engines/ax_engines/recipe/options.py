@@ -9,7 +9,7 @@ from ax_engines.contract import Backend, ModelConfig, ResolvedSource, Source
 from ax_engines.hardware import Device, Pool, Toolchain
 from ax_engines.memory import Split, weights_bytes
 from ax_engines.models import CatalogueEntry, context_length
-from ax_engines.recipe.formats import READY_MADE, Format
+from ax_engines.recipe.formats import FORMATS, READY_MADE, Format
 from ax_engines.recipe.sizing import LEAST_CONTEXT, Fit, best_fit, fit, splits
 from ax_engines.recipe.types import Wishes
 
@@ -61,7 +61,7 @@ class Option:
 
 def evaluate(ask: Ask, pool: Pool, device: Device, backend: Backend, toolchain: Toolchain, fmt: Format) -> Option | str:
     """Return the option with its best fit, or why it is none."""
-    blocked = _tool_blocks(ask, backend, toolchain, fmt) or _gpu_blocks(ask, device, fmt)
+    blocked = _tool_blocks(ask, backend, toolchain, fmt) or _gpu_blocks(device, fmt)
     if blocked:
         return blocked
     kv = _kv(ask, backend, fmt, device)
@@ -104,9 +104,10 @@ def _tool_blocks(ask: Ask, backend: Backend, toolchain: Toolchain, fmt: Format) 
     return None
 
 
-def _gpu_blocks(ask: Ask, device: Device, fmt: Format) -> str | None:
+def _gpu_blocks(device: Device, fmt: Format) -> str | None:
     if not fmt.runs_on(device.sm):
-        return f"runs on {fmt.where}, the GPU has SM {device.sm}"
+        others = ", ".join(f.name for f in FORMATS.values() if f.runs_on(device.sm))
+        return f"runs on {fmt.where}; the GPU has SM {device.sm}, which runs {others}"
     return None
 
 

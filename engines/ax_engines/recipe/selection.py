@@ -19,6 +19,8 @@ from ax_engines.recipe.sizing import split_error
 from ax_engines.recipe.types import Recipe, Refusal, RefusalReason, RefusedError, Rejected, Wishes
 
 # Formats that `auto` may pick for a model without a catalogue entry.
+INDISTINCT = 0.1
+"""Concurrencies closer than this share are equal as far as the estimate can tell."""
 USUAL_FORMATS: tuple[Quantization, ...] = ("none", "fp8")
 
 
@@ -233,18 +235,21 @@ def _summary(ask: Ask, rejected: dict[Rejected, None]) -> str:
 
 
 def _choose(ask: Ask, options: list[Option], rejected: list[Rejected]) -> Recipe:
-    """Order the options by the preference; the first one wins, the others are told by how much they lost."""
+    """Take the option that the preference asks for, and tell of each other one why it was not taken.
+
+    The longest context comes first. Then `throughput` takes the most concurrency per GPU, and where the estimate
+    cannot tell options apart, the more precise one; `quality` takes precision first.
+    """
     quality = ask.wishes.prefer == "quality"
+    longest = [o for o in options if o.fit.context == max(o.fit.context for o in options)]
+    if quality:
+        most_precise = min(o.format.precision for o in longest)
+        longest = [o for o in longest if o.format.precision == most_precise]
+    most = max(o.fit.concurrency for o in longest)
+    equal = [o for o in longest if o.fit.concurrency >= (1 - INDISTINCT) * most]
+    best = min(equal, key=lambda o: (o.format.precision, o.fit.split.ranks))  # then the pools' order
+    rejected += [Rejected(o.label, _why_not(o, best, quality)) for o in options if o is not best]
     full = ask.wishes.max_total_tokens or context_length(ask.config)
-
-    def rank(option: Option) -> tuple[bool, int, float, int]:
-        found = option.fit
-        precision = option.format.precision if quality else 0
-        return (found.context < full, precision, -round(found.concurrency, 4), found.split.ranks)
-
-    best, *others = sorted(options, key=rank)  # stable: the catalogue's and the pools' order breaks ties
-    for other in others:
-        rejected.append(Rejected(other.label, _why_not(other, best, quality)))
     return gpu_recipe(ask, best, _trusts(ask), tuple(_notes(ask, best, full)), tuple(rejected))
 
 
@@ -254,7 +259,8 @@ def _why_not(other: Option, best: Option, quality: bool) -> str:
     if quality and other.format.precision > best.format.precision:
         return f"less precise than {best.format.name}, which fits too"
     mine, theirs = other.fit.concurrency, best.fit.concurrency
-    return f"{mine:.2f} full-context requests per GPU on {other.fit.split.ranks}, the choice has {theirs:.2f}"
+    close = ", which is too close to tell apart" if mine >= (1 - INDISTINCT) * theirs else ""
+    return f"{mine:.2f} full-context requests per GPU with {other.fit.split.ranks}, the choice has {theirs:.2f}{close}"
 
 
 def _notes(ask: Ask, option: Option, full: int) -> Iterator[str]:
