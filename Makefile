@@ -1,6 +1,7 @@
 # One word per chore. `make demo` and `make test` work on a fresh machine; what is missing is installed, said so.
 .PHONY: help setup check quick test cluster e2e soak demo down images crds lock bench-autoscale bench-gateway bench-serving
 .DEFAULT_GOAL := help
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 
