@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from ax_gateway.envoy.replies import SERVER, error
-from ax_gateway.envoy.words import ATTEMPT_HEADER, HOLD_HEADER, MODEL_HEADER
+from ax_gateway.envoy.words import ATTEMPT_HEADER, FINAL_HEADER, HOLD_HEADER, MODEL_HEADER
 from ax_gateway.table import Route, RouteTable
 
 logger = logging.getLogger(__name__)
@@ -131,10 +131,11 @@ class Hold:
 def _released() -> web.Response:
     response = _refusal("No replica of this model could be reached: try again later.", 5)
     response.headers[HOLD_HEADER] = "released"
+    del response.headers[FINAL_HEADER]
     return response
 
 
 def _refusal(message: str, retry_after: int) -> web.Response:
     body = error(message, SERVER, "model_unavailable")
-    headers = {"Retry-After": str(retry_after), HOLD_HEADER: "refused"}
+    headers = {"Retry-After": str(retry_after), FINAL_HEADER: "true", HOLD_HEADER: "refused"}
     return web.json_response(body, status=503, headers=headers)

@@ -1,4 +1,4 @@
-"""The engine's seam: an HTTP server that answers like the frontend of a serving pod, records, and misbehaves on demand."""
+"""The engine's seam: an HTTP server that answers like a serving pod's frontend, records, and misbehaves on demand."""
 
 from __future__ import annotations
 

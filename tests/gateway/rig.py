@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
 
 from ax_operator.api.names import API_VERSION, MODEL
 from ax_operator.kinds import AXMODEL, ENDPOINTSLICE
@@ -119,11 +121,12 @@ class Rig:
     async def start_envoy(self) -> None:
         env = {f"AX_GATEWAY_{key.upper()}": str(value) for key, value in self.settings.items()}
         env |= {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'engines'}"}
-        printed = subprocess.run(
-            [sys.executable, "-m", "ax_gateway", "bootstrap"], env=env, check=True, capture_output=True
-        ).stdout
         config = self.folder / "envoy.yaml"
-        config.write_bytes(printed)
+        with config.open("wb") as file:
+            printer = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "ax_gateway", "bootstrap", env=env, stdout=file
+            )
+            assert await printer.wait() == 0
         command = [str(envoy_binary()), "-c", str(config), "--concurrency", "2", "-l", "warning"]
         command += ["--use-dynamic-base-id", "--reject-unknown-dynamic-fields", "--drain-time-s", "5"]
         command += ["--base-id-path", str(self.folder / "base-id")]
@@ -183,7 +186,9 @@ class Rig:
     async def post(
         self, model: Any, path: str = "/v1/chat/completions", headers: dict[str, str] | None = None, **fields: Any
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        async with self.session.post(self.url + path, json=self.body(model, **fields), headers=headers) as response:
+        data = io.BytesIO(json.dumps(self.body(model, **fields)).encode())
+        sent = {"Content-Type": "application/json"} | (headers or {})
+        async with self.session.post(self.url + path, data=data, headers=sent) as response:
             yield response
 
     async def ask(self, model: Any, **fields: Any) -> tuple[int, Any]:
@@ -201,8 +206,40 @@ class Rig:
         return events
 
     async def served(self, model: str) -> bool:
-        """Whether a request for a model is answered by a replica."""
+        """Whether a replica answers a request."""
         return (await self.ask(model))[0] == 200
+
+    async def serve(self, name: str, *replicas: Replica, namespace: str = "t", **routing: Any) -> str:
+        """Make a model with these replicas and wait until Envoy knows all of it; return its key."""
+        self.replicas(f"{namespace}/{name}", *replicas)
+        key = self.model(name, namespace, **routing)
+        await until(lambda: self.is_listed(key), f"{key} is routed")
+        await self.scale(key, *replicas)
+        return key
+
+    async def serve_without_looking(self, name: str, *replicas: Replica) -> str:
+        """Make a model behind a listener that the rig's own client does not trust."""
+        self.replicas(f"t/{name}", *replicas)
+        key = self.model(name)
+        await self.scale(key, *replicas)
+        return key
+
+    async def scale(self, key: str, *replicas: Replica, terminating: tuple[Replica, ...] = ()) -> None:
+        """Replace a model's replicas and wait until Envoy has these, besides the place where requests wait."""
+        self.replicas(key, *replicas, terminating=terminating)
+        wanted = {f"127.0.0.1:{port}" for port in (self.hold_port, *(each.port for each in replicas))}
+
+        async def known() -> bool:
+            lines = (line.split("::") for line in (await self.admin("clusters")).splitlines())
+            hosts = {parts[1] for parts in lines if parts[0] == f"onprem_{key}" and parts[1].startswith("127.")}
+            return hosts == wanted
+
+        await until(known, f"Envoy knows the {len(replicas)} replicas of {key}")
+
+    async def is_listed(self, name: str) -> bool:
+        """Whether clients are told of a name."""
+        async with self.session.get(self.url + "/v1/models") as response:
+            return name in {each["id"] for each in (await response.json())["data"]}
 
     async def load(self, version: int = 0, wait: float = 0) -> dict[str, Any]:
         url = f"http://127.0.0.1:{self.api_port}/v1/load?version={version}&wait={wait}"
@@ -211,13 +248,26 @@ class Rig:
             found: dict[str, Any] = await response.json()
             return found
 
-    async def config(self, mask: str) -> Any:
-        """Return Envoy's own view of its configuration."""
+    async def metrics(self, family: str) -> dict[tuple[tuple[str, str], ...], float]:
+        """Return the samples of one metric family of the agent's endpoint, by sorted labels."""
+        async with self.session.get(f"http://127.0.0.1:{self.api_port}/metrics") as response:
+            families = text_string_to_metric_families(await response.text())
+        samples = (sample for found in families for sample in found.samples if sample.name == family)
+        return {tuple(sorted(sample.labels.items())): sample.value for sample in samples}
+
+    async def ended(self, model: str) -> dict[str, int]:
+        """Return how waits for a model ended."""
+        found = await self.metrics("ax_gateway_hold_total")
+        labels = [(dict(each), int(value)) for each, value in found.items()]
+        return {each["outcome"]: value for each, value in labels if each["model"] == model}
+
+    async def admin(self, path: str) -> str:
+        """Ask Envoy itself."""
         async with (
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self.settings["admin_socket"]))) as session,
-            session.get(f"http://envoy/{mask}") as response,
+            session.get(f"http://envoy/{path}") as response,
         ):
-            return json.loads(await response.text())
+            return await response.text()
 
 
 def _slice(namespace: str, name: str, port: int, terminating: bool) -> dict[str, Any]:

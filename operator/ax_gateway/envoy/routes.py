@@ -7,6 +7,7 @@ from typing import Any
 
 from ax_gateway.envoy.replies import direct
 from ax_gateway.envoy.words import (
+    FINAL_HEADER,
     HOLD_HEADER,
     MODEL_HEADER,
     ROUTES,
@@ -50,7 +51,7 @@ def route_configuration(table: RouteTable, entries: dict[str, Resource] | None =
         virtual_hosts=[host],
         validate_clusters=False,
         max_direct_response_body_size_bytes=MAX_DIRECT_RESPONSE_BYTES,
-        response_headers_to_remove=[HOLD_HEADER, "x-envoy-upstream-service-time"],
+        response_headers_to_remove=[HOLD_HEADER, FINAL_HEADER, "x-envoy-upstream-service-time"],
     )
 
 
@@ -78,7 +79,7 @@ def _to_replicas(route: Route) -> Resource:
                     "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
                 )
             ],
-            "host_selection_retry_max_attempts": 5,
+            "host_selection_retry_max_attempts": 20,
         },
     }
 

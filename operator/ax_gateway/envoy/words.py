@@ -17,6 +17,8 @@ CERTIFICATE: Final = "clients-tls"
 MODEL_HEADER: Final = "x-ax-model"
 HOLD_HEADER: Final = "x-ax-hold"
 ATTEMPT_HEADER: Final = "x-envoy-attempt-count"
+FINAL_HEADER: Final = "x-envoy-ratelimited"
+"""An answer with this header is never retried, whatever its status."""
 RESIDENCY_HEADER: Final = "x-ax-data-residency"
 
 MAX_BODY_BYTES: Final = 10 * 1024 * 1024
