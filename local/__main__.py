@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from local import images, record
+from local import demo, images, record
 from local.cluster import Cluster, take_down
 from local.errors import LocalError
 from local.lifecycle import prepare
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     kubeconfig.add_argument("--name", default="demo")
     install = commands.add_parser("install", help="install and build everything ahead of time")
     install.add_argument("--mode", choices=["control-plane", "node"], default="node")
+    commands.add_parser("demo", help="a cluster, the operator, a model, an answer")
     _image_commands(commands.add_parser("images", help="build, load or push container images"))
     return parser
 
@@ -112,6 +113,7 @@ _COMMANDS = {
     "kubeconfig": _kubeconfig,
     "install": _install,
     "images": _images,
+    "demo": lambda _: demo.run(),
 }
 
 if __name__ == "__main__":
