@@ -1,0 +1,207 @@
+"""Joins the parts: what is heard goes into the cache and wakes the queue, the queue reconciles, lists find what was missed.
+
+    heard ─▶ cache ─▶ observer.note ─▶ keys ─▶ queue ─▶ reconciler
+    resync: complete lists repair the cache; a change that a watch should have told by now means that it died
+
+Nothing is reconciled before every kind was listed once: what is not known would look as if it were gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+from ax_operator.api.names import MANAGED_BY, MANAGED_BY_VALUE
+from ax_operator.control.cache import Cache, Change, address_of, version_of
+from ax_operator.control.metrics import Metrics
+from ax_operator.control.observe import OWNED, WATCHED, Fixed, Observer, Signals
+from ax_operator.control.reconcile import Cluster, Reconciler
+from ax_operator.control.report import Reporter
+from ax_operator.control.wakes import EVERYTHING, Key, keys_of, model_key, store_key
+from ax_operator.control.workqueue import WorkQueue
+from ax_operator.kinds import AXENGINE, AXMODEL, Kind
+from ax_operator.kube_errors import KubeError
+from ax_operator.settings import ProcessSettings
+
+logger = logging.getLogger(__name__)
+
+Manifest = dict[str, Any]
+OURS = f"{MANAGED_BY}={MANAGED_BY_VALUE}"
+SETTLE_SECONDS = 1.0
+"""Nodes and hosted APIs change in bursts; all models are looked at once, this long after the first change."""
+LISTING_SECONDS = 2.0
+"""Between two attempts to list a kind at the start, while its CRD is not installed or the server is away."""
+WATCH_LAG_SECONDS = 30.0
+"""A change that a list has found and a watch has not told after this long: the watch is dead."""
+
+
+class ListingCluster(Cluster, Protocol):
+    """What of `kube.Kube` is used here."""
+
+    async def list(
+        self, kind: Kind, namespace: str | None = None, labels: str | None = None
+    ) -> tuple[list[Manifest], str]: ...
+
+
+def selector_of(kind: Kind) -> str | None:
+    """Return the label selector by which a kind is listed and watched."""
+    return OURS if kind in OWNED else None
+
+
+class Operator:
+    """The whole operator but for where its news come from."""
+
+    def __init__(
+        self,
+        kube: ListingCluster,
+        fixed: Fixed,
+        process: ProcessSettings,
+        *,
+        signals: Callable[[Cache, Metrics, Callable[[Key], None]], Signals],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._kube = kube
+        self._process = process
+        self.cache = Cache()
+        self.metrics = Metrics()
+        self._signals = signals(self.cache, self.metrics, self.wake)
+        self._observer = Observer(self.cache, fixed, self._signals)
+        reporter = Reporter(kube, self.cache, self.metrics, self._noted)
+        self._reconciler = Reconciler(kube, self.cache, self._observer, reporter, self._noted, clock)
+        self.queue: WorkQueue[Key] = WorkQueue(self._work, workers=process.workers, expected=(KubeError,))
+        self._resync: asyncio.Task[None] | None = None
+        self._running: set[Key] = set()
+        self.dead_watches: set[Kind] = set()
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """List every kind, however long that takes, then begin to work."""
+        for kind in WATCHED:
+            while not await self._list_first(kind):
+                await asyncio.sleep(LISTING_SECONDS)
+        self.queue.start()
+        for model in self.cache.select(AXMODEL):
+            self.wake(model_key(model["metadata"]["namespace"], model["metadata"]["name"]))
+        for engine in self.cache.select(AXENGINE):
+            self.wake(store_key(engine["metadata"]["namespace"]))
+        self._resync = asyncio.create_task(self._resyncs(), name="resync")
+        logger.info("Started", extra={"models": self.cache.count(AXMODEL), "engines": self.cache.count(AXENGINE)})
+
+    async def stop(self) -> None:
+        """Finish what runs and start nothing new."""
+        if self._resync:
+            self._resync.cancel()
+            await asyncio.gather(self._resync, return_exceptions=True)
+        await self.queue.stop(self._process.grace_seconds)
+        logger.info("Stopped")
+
+    @property
+    def ready(self) -> bool:
+        """Whether every kind has been listed."""
+        return self.cache.synced(WATCHED)
+
+    def ailments(self) -> list[str]:
+        """Return what is wrong with this process, each in a few words; empty while it is alive."""
+        found = [f"the watch of {kind.plural} is dead" for kind in sorted(self.dead_watches, key=lambda k: k.plural)]
+        if self._resync is not None:
+            if not self.queue.alive:
+                found.append("the queue is dead")
+            if self._resync.done():
+                found.append("the resync is dead")
+        return found
+
+    # --- news ---
+
+    def heard(self, kind: Kind, type_: Literal["ADDED", "MODIFIED", "DELETED"] | None, manifest: Manifest) -> None:
+        """Take over what a watch told; does no I/O."""
+        self.dead_watches.discard(kind)
+        change = self.cache.remove(kind, manifest) if type_ == "DELETED" else self.cache.put(kind, manifest)
+        if change:
+            self._noted(change)
+
+    def wake(self, key: Key) -> None:
+        """Have a key worked on."""
+        self.queue.add(key, SETTLE_SECONDS if key == EVERYTHING else 0.0)
+
+    def _noted(self, change: Change) -> None:
+        keys = keys_of(change) | self._observer.note(change)
+        if change.kind == AXENGINE:
+            meta = change.objects[0]["metadata"]
+            keys |= self._reconciler.users(meta["namespace"], meta["name"])
+        for key in keys:
+            self.wake(key)
+
+    # --- work ---
+
+    async def _work(self, key: Key) -> float | None:
+        if key == EVERYTHING:
+            for model in self.cache.select(AXMODEL):
+                self.wake(model_key(model["metadata"]["namespace"], model["metadata"]["name"]))
+            return None
+        started, result = time.perf_counter(), "failed"
+        self.metrics.depth.set(len(self.queue.backlog))
+        self.metrics.running.set(self.queue.backlog.running)
+        try:
+            again = await self._reconciler.reconcile(key)
+            result = "done"
+            return again
+        finally:
+            self.metrics.reconciles.labels(key.kind, result).inc()
+            self.metrics.seconds.labels(key.kind).observe(time.perf_counter() - started)
+            self.metrics.running.set(self.queue.backlog.running)
+
+    # --- lists ---
+
+    async def _list_first(self, kind: Kind) -> bool:
+        try:
+            items, version = await self._kube.list(kind, labels=selector_of(kind))
+        except KubeError as error:
+            logger.warning("Could not list a kind yet", extra={"kind": kind.kind, "error": str(error)})
+            return False
+        for change in self.cache.replace(kind, items, version):
+            self._observer.note(change)
+        return True
+
+    async def _resyncs(self) -> None:
+        """List everything now and then, and look at every model again, spread over the time until the next."""
+        while True:
+            await asyncio.sleep(self._process.resync_seconds)
+            for kind in WATCHED:
+                await self.resync(kind)
+            for model in self.cache.select(AXMODEL):
+                key = model_key(model["metadata"]["namespace"], model["metadata"]["name"])
+                self.queue.add(key, self._process.resync_seconds * random.random())  # noqa: S311
+            self.metrics.count_models(self.cache.select(AXMODEL))
+
+    async def resync(self, kind: Kind) -> None:
+        """List one kind; what the watch has not told in time is repaired, and the watch counts as dead."""
+        try:
+            items, version = await self._kube.list(kind, labels=selector_of(kind))
+        except KubeError as error:
+            logger.warning("Could not list a kind", extra={"kind": kind.kind, "error": str(error)})
+            return
+        if not self._behind(kind, items, version):
+            return
+        await asyncio.sleep(WATCH_LAG_SECONDS)
+        missed = self.cache.replace(kind, items, version)
+        for change in missed:
+            self._noted(change)
+        if missed:
+            self.dead_watches.add(kind)
+            self.metrics.repairs.labels(kind.kind).inc(len(missed))
+            logger.error("Found changes that the watch has missed", extra={"kind": kind.kind, "objects": len(missed)})
+
+    def _behind(self, kind: Kind, items: list[Manifest], version: str) -> bool:
+        """Whether the cache lacks anything of a list made at `version`."""
+        listed = {address_of(kind, item): item for item in items}
+        for address, item in listed.items():
+            known = self.cache.get(*address)
+            if known is None or version_of(known) < version_of(item):
+                return True
+        known_of = ((address_of(kind, each), each) for each in self.cache.select(kind))
+        return any(address not in listed and version_of(each) <= int(version) for address, each in known_of)

@@ -1,0 +1,95 @@
+"""Which work a change in the cluster calls for. Pure: from one object before and after to keys of the queue.
+
+AXModel                      itself; its namespace's store if its spec changed
+AXEngine                     its namespace's store, and the models that use it
+what we made                 the model or the store whose label it carries
+Node, AXHostedAPI            all models, a little later
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ax_operator.api.names import COMPONENT, COMPONENT_BUILD, COMPONENT_STORE, COMPONENT_SWEEP, ENGINE, MODEL
+from ax_operator.control.cache import Change
+from ax_operator.kinds import AXENGINE, AXHOSTEDAPI, AXMODEL, CONFIGMAP, DEPLOYMENT, NODE
+
+
+class Key(NamedTuple):
+    """One piece of work: a model, a namespace's store, or everything."""
+
+    kind: str
+    namespace: str = ""
+    name: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in self if part)
+
+
+EVERYTHING = Key("Everything")
+_STORE_COMPONENTS = (COMPONENT_BUILD, COMPONENT_STORE, COMPONENT_SWEEP)
+
+
+def model_key(namespace: str, name: str) -> Key:
+    """Return the key of one AXModel."""
+    return Key("AXModel", namespace, name)
+
+
+def store_key(namespace: str) -> Key:
+    """Return the key of a namespace's store: all its AXEngines in one pass."""
+    return Key("Store", namespace)
+
+
+def keys_of(change: Change) -> set[Key]:
+    """Return what has to be looked at anew; models that use an AXEngine are added by who knows them."""
+    return set(_keys(change))
+
+
+def _keys(change: Change) -> Iterator[Key]:
+    meta = change.objects[0]["metadata"]
+    namespace = meta.get("namespace") or ""
+    if change.kind == AXMODEL:
+        yield model_key(namespace, meta["name"])
+        if change.respecified:
+            yield store_key(namespace)
+    elif change.kind == AXENGINE:
+        yield store_key(namespace)
+    elif change.kind == AXHOSTEDAPI:
+        if change.respecified:
+            yield EVERYTHING
+    elif change.kind == NODE:
+        if node_changed(change):
+            yield EVERYTHING
+    else:
+        yield from _of_ours(change, namespace)
+
+
+def _of_ours(change: Change, namespace: str) -> Iterator[Key]:
+    # A serving pod carries its engine's label too, but only a Deployment's coming or going changes who uses it.
+    came_or_went = change.old is None or change.new is None
+    for each in change.objects:
+        labels = each["metadata"].get("labels") or {}
+        if MODEL in labels:
+            yield model_key(namespace, labels[MODEL])
+            if came_or_went and change.kind in (DEPLOYMENT, CONFIGMAP):
+                yield store_key(namespace)
+        elif ENGINE in labels or labels.get(COMPONENT) in _STORE_COMPONENTS:
+            yield store_key(namespace)
+
+
+def node_changed(change: Change) -> bool:
+    """Whether what a plan reads of a node changed: heartbeats and images come every few seconds."""
+    return change.old is None or change.new is None or _read(change.old) != _read(change.new)
+
+
+def _read(node: dict[str, Any]) -> tuple[Any, ...]:
+    spec, status = node.get("spec") or {}, node.get("status") or {}
+    ready = [c["status"] for c in status.get("conditions") or () if c["type"] == "Ready"]
+    return (
+        node["metadata"].get("labels"),
+        spec.get("taints"),
+        spec.get("unschedulable"),
+        status.get("allocatable"),
+        ready,
+    )
