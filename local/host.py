@@ -32,15 +32,17 @@ def connect(addresses: Addresses, pid: int) -> None:
 
 
 def inner_network(addresses: Addresses) -> list[list[str]]:
-    """Return the commands that PID 1 runs to finish its end; there is a route to Services only.
+    """Return the commands that PID 1 runs to finish its end.
 
-    Traffic to a Service is translated after the first routing decision, so that decision must find a route.
+    There is no default route: what pods send elsewhere is refused at once. Only what the node itself sends to a
+    Service needs a route to it, because it is translated after the first routing decision.
     """
     return [
         ["ip", "link", "set", "lo", "up"],
         ["ip", "address", "add", f"{addresses.node_ip}/30", "dev", "eth0"],
         ["ip", "link", "set", "eth0", "up"],
-        ["ip", "route", "add", addresses.services, "via", addresses.host_ip, "dev", "eth0"],
+        ["ip", "route", "add", addresses.services, "via", addresses.host_ip, "dev", "eth0", "table", "100"],
+        ["ip", "rule", "add", "iif", "lo", "lookup", "100"],
     ]
 
 

@@ -71,6 +71,8 @@ def _prepare_node(plan: dict[str, Any]) -> None:
     for command in plan["network"]:
         subprocess.run(command, check=True)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n")
+    # Every refusal is sent; by default only one per second and destination is, and the rest wait in vain.
+    Path("/proc/sys/net/ipv4/icmp_ratelimit").write_text("0\n")
 
 
 def _supervise(plan: dict[str, Any]) -> None:
