@@ -1,8 +1,13 @@
 """The hot contract between frontend, Triton model and scrapers: requests, chunks, errors, metric names.
 
-Pure, and made for every token, hence slotted dataclasses and plain JSON instead of pydantic. A request travels as
-one BYTES tensor, REQUEST; a response carries a list of chunks in one BYTES tensor, CHUNK; an error travels as the
-text of a TritonError with the HTTP status inside.
+Pure, and made for every token, hence slotted dataclasses and plain JSON instead of pydantic. A message travels to
+the model as one BYTES tensor, REQUEST; a response is one BYTES tensor, CHUNK. There are two ways to be answered:
+
+- plainly: the responses to a GenerateRequest are lists of its chunks (`encode_chunks`), and an error is the text of a
+  TritonError with the HTTP status inside. Any client of Triton can do that.
+- over a channel: the frontend sends OpenChannel once and names the channel in each GenerateRequest; the responses to
+  OpenChannel then carry what has come up for all of them together (`encode_batch`), which costs a fraction per token,
+  and Cancel ends a request early. The first batch is empty and says that the channel is open.
 """
 
 from __future__ import annotations
@@ -60,7 +65,7 @@ class GenerateRequest:
     """One generation: a rendered prompt (or token ids), its sampling, and when nobody waits for it any more.
 
     `deadline` is a Unix time in seconds; `guided` is `{"json": schema}` or `{"json_object": true}`; `images` are
-    data URLs.
+    data URLs; `channel` and `key` say where the answers go and what they are called there.
     """
 
     id: str
@@ -71,23 +76,54 @@ class GenerateRequest:
     guided: dict[str, Any] | None = None
     deadline: float | None = None
     n: int = 1
+    channel: str | None = None
+    key: int = 0
 
     def encode(self) -> bytes:
         """Return the request as the bytes of the REQUEST tensor."""
         return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
-    def decode(cls, data: bytes) -> GenerateRequest:
-        """Read the REQUEST tensor; raises ValueError, KeyError or TypeError when it is not a request."""
-        raw = json.loads(data)
+    def of(cls, raw: dict[str, Any]) -> GenerateRequest:
+        """Read what `encode` wrote; raises KeyError or TypeError when it is not a request."""
         sampling = raw.pop("sampling")
         sampling["stop"] = tuple(sampling.get("stop") or ())
         sampling["stop_token_ids"] = tuple(sampling.get("stop_token_ids") or ())
         ids = raw.pop("token_ids", None)
         images = tuple(raw.pop("images", None) or ())
-        return cls(
-            sampling=Sampling(**sampling), token_ids=None if ids is None else tuple(ids), images=images, **raw
-        )
+        return cls(sampling=Sampling(**sampling), token_ids=None if ids is None else tuple(ids), images=images, **raw)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenChannel:
+    """Asks for a channel; it lives until the client leaves."""
+
+    channel: str
+
+    def encode(self) -> bytes:
+        """Return the message as the bytes of the REQUEST tensor."""
+        return json.dumps({"open": self.channel}).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Says that nobody waits for a request any more."""
+
+    id: str
+
+    def encode(self) -> bytes:
+        """Return the message as the bytes of the REQUEST tensor."""
+        return json.dumps({"cancel": self.id}).encode()
+
+
+def decode_message(data: bytes) -> GenerateRequest | OpenChannel | Cancel:
+    """Read the REQUEST tensor; raises ValueError, KeyError or TypeError when it is no message of ours."""
+    raw = json.loads(data)
+    if "open" in raw:
+        return OpenChannel(raw["open"])
+    if "cancel" in raw:
+        return Cancel(raw["cancel"])
+    return GenerateRequest.of(raw)
 
 
 @dataclass(slots=True)
@@ -127,8 +163,12 @@ def _chunk_json(chunk: Chunk) -> list[Any]:
 
 def decode_chunks(data: bytes) -> list[Chunk]:
     """Read what `encode_chunks` wrote."""
+    return _read_chunks(json.loads(data))
+
+
+def _read_chunks(rows: list[list[Any]]) -> list[Chunk]:
     chunks = []
-    for index, text, tokens, *rest in json.loads(data):
+    for index, text, tokens, *rest in rows:
         finish, counts, logprobs = rest or (None, None, None)
         chunks.append(Chunk(index, text, tokens, finish, Usage(*counts) if counts else None, logprobs))
     return chunks
@@ -155,3 +195,32 @@ class EngineError:
             return cls(**json.loads(text[start:])) if start >= 0 else cls(500, text)
         except (ValueError, TypeError):
             return cls(500, text)
+
+
+@dataclass(slots=True)
+class Parcel:
+    """What has come up for one request since the last batch; an error, or the last choice's finish, ends it."""
+
+    key: int
+    chunks: list[Chunk]
+    error: EngineError | None = None
+    last: bool = False
+
+
+def encode_batch(parcels: Iterable[Parcel]) -> bytes:
+    """Return what has come up for several requests as the bytes of one CHUNK response."""
+    rows = [
+        [p.key, [_chunk_json(c) for c in p.chunks], p.last, asdict(p.error)]
+        if p.error
+        else [p.key, [_chunk_json(c) for c in p.chunks], p.last]
+        for p in parcels
+    ]
+    return json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def decode_batch(data: bytes) -> list[Parcel]:
+    """Read what `encode_batch` wrote."""
+    return [
+        Parcel(key, _read_chunks(rows), EngineError(**rest[0]) if rest else None, last)
+        for key, rows, last, *rest in json.loads(data)
+    ]

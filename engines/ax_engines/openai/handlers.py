@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from ax_engines.openai import sse
 from ax_engines.openai.answers import Choice, chat_logprobs, completion_logprobs, to_json, usage_json
@@ -25,7 +25,7 @@ from ax_engines.openai.metrics import Metrics
 from ax_engines.openai.model import ServedModel
 from ax_engines.openai.schema import ChatBody, CompletionBody, SamplingBody, read_body
 from ax_engines.openai.tools import HermesParser
-from ax_engines.openai.upstream import Upstream
+from ax_engines.openai.upstream import Stream, Upstream
 from ax_engines.wire import Chunk, GenerateRequest
 
 TIMEOUT_HEADER = "x-envoy-expected-rq-timeout-ms"
@@ -46,6 +46,12 @@ class Exchange:
     created: int = field(default_factory=lambda: int(time.time()))
     first: float = 0
     last: float = 0
+
+    def tick(self) -> None:
+        """Note that tokens have come."""
+        self.last = time.perf_counter()
+        if not self.first:
+            self.first = self.last
 
 
 class Handlers:
@@ -136,55 +142,19 @@ class Handlers:
             "max_model_len": options.context_length,
         }
 
-    async def _chunks(self, exchange: Exchange) -> AsyncGenerator[list[Chunk], None]:
-        """Yield the chunks of all prompts, renumbered to the choices."""
-        if len(exchange.requests) == 1:
-            source = self._upstream.generate(exchange.requests[0])
-        else:
-            source = self._merged(exchange.requests)
-        async with aclosing(source) as lists:
-            async for chunks in lists:
-                exchange.last = time.perf_counter()
-                if not exchange.first:
-                    exchange.first = exchange.last
-                yield chunks
-
-    async def _merged(self, requests: Sequence[GenerateRequest]) -> AsyncGenerator[list[Chunk], None]:
-        """Yield the chunks of several requests as they come."""
-        queue: asyncio.Queue[list[Chunk] | ApiError | None] = asyncio.Queue(maxsize=256)
-
-        async def pump(at: int, one: GenerateRequest) -> None:
-            try:
-                async with aclosing(self._upstream.generate(one)) as lists:
-                    async for chunks in lists:
-                        for chunk in chunks:
-                            chunk.index += at * one.n
-                        await queue.put(chunks)
-                await queue.put(None)
-            except ApiError as error:
-                await queue.put(error)
-
-        tasks = [asyncio.create_task(pump(at, one)) for at, one in enumerate(requests)]
-        try:
-            left = len(tasks)
-            while left:
-                item = await queue.get()
-                if isinstance(item, ApiError):
-                    raise item
-                if item is None:
-                    left -= 1
-                else:
-                    yield item
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
     async def _collect(self, exchange: Exchange) -> None:
-        async with aclosing(self._chunks(exchange)) as lists:
-            async for chunks in lists:
-                for index, group in grouped(chunks):
-                    exchange.choices[index].take(group)
+        """Wait for every choice; raises ApiError."""
+
+        def sink(chunks: list[Chunk]) -> None:
+            exchange.tick()
+            for index, group in grouped(chunks):
+                exchange.choices[index].take(group)
+
+        async with AsyncExitStack() as stack:
+            streams = [await stack.enter_async_context(self._upstream.stream(one)) for one in exchange.requests]
+            for at, stream in enumerate(streams):
+                stream.into(shifted(sink, at * stream.request.n))
+            await all_ended(streams)
         check_complete(exchange)
 
     def _whole(self, exchange: Exchange, kind: str, answers: list[dict[str, Any]]) -> web.Response:
@@ -204,13 +174,21 @@ class Handlers:
         self, request: web.Request, exchange: Exchange, events: sse.Events, usage: bool
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers=SSE_HEADERS)
+        write = Writer(request, response)
+
+        def sink(chunks: list[Chunk]) -> None:
+            exchange.tick()
+            data = [events.of(exchange.choices[index], group) for index, group in grouped(chunks)]
+            write(data[0] if len(data) == 1 else b"".join(data))
+
         try:
-            async with aclosing(self._chunks(exchange)) as lists:
-                async for chunks in lists:
-                    if not response.prepared:
-                        await response.prepare(request)
-                    data = [events.of(exchange.choices[index], group) for index, group in grouped(chunks)]
-                    await response.write(data[0] if len(data) == 1 else b"".join(data))
+            async with AsyncExitStack() as stack:
+                streams = [await stack.enter_async_context(self._upstream.stream(one)) for one in exchange.requests]
+                await any_begun(streams)
+                for at, stream in enumerate(streams):
+                    stream.into(shifted(sink, at * stream.request.n))
+                await write.begin()
+                await all_ended(streams)
             check_complete(exchange)
         except ApiError as error:
             if not response.prepared:
@@ -235,6 +213,81 @@ class Handlers:
         if per_choice > 1:
             metrics.itl.observe((exchange.last - exchange.first) / (per_choice - 1))
         return usage
+
+
+class Writer:
+    """Writes a stream's events straight to the connection, as chunks of HTTP/1.1, without waking a task.
+
+    What a slow client has not read yet waits in the connection's buffer: at most its whole answer.
+    """
+
+    def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
+        self._request = request
+        self._response = response
+        self._early: list[bytes] | None = []
+        if request.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+
+    async def begin(self) -> None:
+        """Send the headers and what has gathered."""
+        await self._response.prepare(self._request)
+        while self._early:
+            early, self._early = self._early, []
+            await self._response.write(b"".join(early))
+        self._early = None
+
+    def __call__(self, data: bytes) -> None:
+        """Write events; nothing happens when the client has left."""
+        if self._early is not None:
+            self._early.append(data)
+            return
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            return
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._response.chunked else data)
+
+
+def shifted(sink: Callable[[list[Chunk]], None], offset: int) -> Callable[[list[Chunk]], None]:
+    """Return a sink that renumbers the choices of a later prompt."""
+    if not offset:
+        return sink
+
+    def renumbered(chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            chunk.index += offset
+        sink(chunks)
+
+    return renumbered
+
+
+async def any_begun(streams: list[Stream]) -> None:
+    """Wait for the first answer to any of the prompts; raises ApiError when it is an error."""
+    if len(streams) == 1:
+        await streams[0].begun()
+        return
+    tasks = [asyncio.create_task(stream.begun()) for stream in streams]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def all_ended(streams: list[Stream]) -> None:
+    """Wait for the end of every prompt's answer; raises the first ApiError."""
+    if len(streams) == 1:
+        await streams[0].ended()
+        return
+    tasks = [asyncio.create_task(stream.ended()) for stream in streams]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def grouped(chunks: list[Chunk]) -> list[tuple[int, list[Chunk]]]:

@@ -1,9 +1,19 @@
-"""Triton over gRPC, on loopback: one streaming call per request, whose cancellation reaches the engine."""
+"""Triton over gRPC, on loopback: one streaming call that carries every request, answer and cancellation.
+
+The call opens a channel (see `wire`); the model's first, empty batch says that it is loaded, and the end of the call
+that it is gone. What comes is handed to each request's sink without waking a task, because this runs for every token.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import logging
 import struct
-from collections.abc import AsyncGenerator
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
 from typing import Any
 
 import grpc
@@ -14,81 +24,195 @@ from ax_engines.wire import (
     TENSOR_CHUNK,
     TENSOR_REQUEST,
     TRITON_MODEL,
+    Cancel,
     Chunk,
     EngineError,
     GenerateRequest,
-    decode_chunks,
+    OpenChannel,
+    Parcel,
+    decode_batch,
 )
 
-SERVICE = "/inference.GRPCInferenceService"
-UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-NOT_READY = "The model is being loaded; retry."
+log = logging.getLogger(__name__)
+CHANNEL = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+RETRY_SECONDS = 0.2
+LOADING = EngineError(503, "The model is being loaded; retry.", "not_ready", 2)
+LOST = EngineError(503, "The engine went away; retry.", "engine_lost", 2)
+Sink = Callable[[list[Chunk]], None]
 
 
 class Upstream:
-    """A channel to Triton, used by every request."""
+    """The one call to Triton, made again whenever it ends."""
 
     def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=UNLIMITED)
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL)
         self._infer = self._channel.stream_stream(
-            f"{SERVICE}/ModelStreamInfer",
+            "/inference.GRPCInferenceService/ModelStreamInfer",
             request_serializer=pb.ModelInferRequest.SerializeToString,
             response_deserializer=pb.ModelStreamInferResponse.FromString,
         )
-        self._ready = self._channel.unary_unary(
-            f"{SERVICE}/ModelReady",
-            request_serializer=pb.ModelReadyRequest.SerializeToString,
-            response_deserializer=pb.ModelReadyResponse.FromString,
-        )
+        self._call: Any = None
+        self._name = ""
+        self._writing = asyncio.Lock()
+        self._keys = itertools.count(1)
+        self._streams: dict[int, Stream] = {}
+        self._cancels: set[asyncio.Task[None]] = set()
+        self._run = asyncio.create_task(self._keep_open())
+        self.ready = False
 
-    async def ready(self) -> bool:
-        """Say whether Triton has loaded the model."""
-        try:
-            answer = await self._ready(pb.ModelReadyRequest(name=TRITON_MODEL), timeout=5)
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(answer.ready)
-
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Chunk], None]:
-        """Yield what the engine answers, several chunks at once when they came together.
-
-        Raises ApiError. Leaving the iteration early frees the engine's slot.
-        """
-        call = self._infer()
-        try:
-            await call.write(infer_request(request))
-            await call.done_writing()
-            async for response in call:
-                if response.error_message:
-                    raise ApiError.of_engine(EngineError.decode(response.error_message))
-                chunks = read_response(response.infer_response)
-                if chunks:
-                    yield chunks
-        except grpc.aio.AioRpcError as error:
-            if error.code() == grpc.StatusCode.UNAVAILABLE:
-                raise ApiError(503, NOT_READY, code="not_ready", retry_after=2) from error
-            raise ApiError.of_engine(EngineError.decode(error.details() or "")) from error
-        finally:
-            call.cancel()
+    def stream(self, request: GenerateRequest) -> Stream:
+        """Return a request ready to be sent: use it as an async context manager."""
+        return Stream(self, replace(request, channel=self._name, key=next(self._keys)))
 
     async def close(self) -> None:
-        """Close the channel."""
+        """End the call."""
+        self._run.cancel()
+        await asyncio.gather(self._run, *self._cancels, return_exceptions=True)
         await self._channel.close()
 
+    async def send(self, stream: Stream) -> None:
+        """Send a request; raises ApiError when there is nobody to send it to."""
+        if not self.ready or stream.request.channel != self._name:
+            raise ApiError.of_engine(LOADING)
+        data = stream.request.encode()
+        self._streams[stream.request.key] = stream
+        await self._write(data)
 
-def infer_request(request: GenerateRequest) -> Any:
-    """Return the message for one request: one BYTES tensor, length first."""
-    data = request.encode()
-    message = pb.ModelInferRequest(model_name=TRITON_MODEL, id=request.id)
+    def leave(self, stream: Stream) -> None:
+        """Forget a request; one that has not ended is cancelled."""
+        if self._streams.pop(stream.request.key, None) is not None and self.ready:
+            task = asyncio.create_task(self._write(Cancel(stream.request.id).encode()))
+            self._cancels.add(task)
+            task.add_done_callback(self._cancels.discard)
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            async with self._writing:
+                await self._call.write(infer_request(data))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            log.info("Triton left while a message was sent")  # the reading side fails every open request
+
+    async def _keep_open(self) -> None:
+        while True:
+            try:
+                await self._read()
+            except grpc.aio.AioRpcError as error:
+                if self.ready:
+                    log.warning("Lost Triton: %s", error.details())
+            except Exception:
+                log.exception("Answers could not be read")
+            finally:
+                self._fail_all()
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _read(self) -> None:
+        """Open a channel and hand out what comes, until the call ends."""
+        self._call = self._infer()
+        self._name = uuid.uuid4().hex
+        try:
+            await self._call.write(infer_request(OpenChannel(self._name).encode()))
+            async for response in self._call:
+                if response.error_message:
+                    if self.ready:
+                        log.warning("Triton refused a message: %s", response.error_message)
+                    return
+                raw = response.infer_response.raw_output_contents
+                if raw:
+                    self.ready = True
+                    for parcel in decode_batch(raw[0][4:]):
+                        self._hand_out(parcel)
+        finally:
+            self._call.cancel()
+
+    def _hand_out(self, parcel: Parcel) -> None:
+        stream = self._streams.get(parcel.key)
+        if stream is None:
+            return
+        if parcel.last:
+            del self._streams[parcel.key]
+        stream.take(parcel)
+
+    def _fail_all(self) -> None:
+        self.ready = False
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.take(Parcel(stream.request.key, [], LOST, True))
+
+
+class Stream:
+    """One request's answers: they gather until a sink takes them.
+
+    As a context manager it sends the request and, when left before the end, cancels it.
+    """
+
+    __slots__ = ("_begun", "_ended", "_error", "_pending", "_sink", "_upstream", "request")
+
+    def __init__(self, upstream: Upstream, request: GenerateRequest) -> None:
+        loop = asyncio.get_running_loop()
+        self.request = request
+        self._upstream = upstream
+        self._sink: Sink | None = None
+        self._pending: list[Chunk] = []
+        self._begun: asyncio.Future[None] = loop.create_future()
+        self._ended: asyncio.Future[None] = loop.create_future()
+        self._error: ApiError | None = None
+
+    async def __aenter__(self) -> Stream:
+        """Send the request; raises ApiError."""
+        await self._upstream.send(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the request."""
+        self._upstream.leave(self)
+
+    async def begun(self) -> None:
+        """Wait for the first answer; raises ApiError when it is an error."""
+        await self._begun
+        if self._error and not self._pending:
+            raise self._error
+
+    async def ended(self) -> None:
+        """Wait for the last answer; raises ApiError when it is an error."""
+        await self._ended
+        if self._error:
+            raise self._error
+
+    def into(self, sink: Sink) -> None:
+        """Give what has gathered and what will come to `sink`, which must not fail or wait."""
+        self._sink = sink
+        pending, self._pending = self._pending, []
+        if pending:
+            sink(pending)
+
+    def take(self, parcel: Parcel) -> None:
+        """Take what came from Triton."""
+        if parcel.chunks:
+            if self._sink:
+                self._sink(parcel.chunks)
+            else:
+                self._pending += parcel.chunks
+        if parcel.error:
+            self._error = ApiError.of_engine(parcel.error)
+        if not self._begun.done():
+            self._begun.set_result(None)
+        if parcel.last and not self._ended.done():
+            self._ended.set_result(None)
+
+
+def infer_request(data: bytes) -> Any:
+    """Return a message to the model: one BYTES tensor, length first."""
+    message = pb.ModelInferRequest(model_name=TRITON_MODEL)
     tensor = message.inputs.add()
     tensor.name, tensor.datatype = TENSOR_REQUEST, "BYTES"
     tensor.shape.append(1)
     message.outputs.add().name = TENSOR_CHUNK
     message.raw_input_contents.append(struct.pack("<I", len(data)) + data)
     return message
-
-
-def read_response(response: Any) -> list[Chunk]:
-    """Return the chunks of one response; the empty final response has none."""
-    raw = response.raw_output_contents
-    return decode_chunks(raw[0][4:]) if raw else []

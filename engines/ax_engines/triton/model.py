@@ -39,21 +39,34 @@ class TritonPythonModel:
         self.engine.start(options, Path(raw["folder"]))
         self.service = Service(self.engine, options)
         self.gauges = Gauges(self.service, options, {"model": options.model, "version": args["model_version"]})
-        log.info(
-            "Loaded the engine: engine=%s backend=%s slots=%d", options.engine, options.backend, options.slots
-        )
+        log.info("Loaded the engine: engine=%s backend=%s slots=%d", options.engine, options.backend, options.slots)
 
     def execute(self, requests: list[Any]) -> None:
-        """Take requests; their responses are sent later, by the service's thread."""
+        """Take messages; answers are sent later, by the service's thread."""
         for request in requests:
-            sink = TritonSink(request.get_response_sender())
+            sender = request.get_response_sender()
             data = pb_utils.get_input_tensor_by_name(request, wire.TENSOR_REQUEST).as_numpy()[0]
             try:
-                wanted = wire.GenerateRequest.decode(data)
+                self._take(wire.decode_message(data), sender)
             except (ValueError, KeyError, TypeError) as error:
-                sink.fail(wire.EngineError(400, f"The request does not follow the contract: {error!r}"))
-                continue
-            self.service.open(wanted, sink)
+                text = f"The message does not follow the contract: {error!r}"
+                send_error(sender, wire.EngineError(400, text))
+
+    def _take(self, message: wire.GenerateRequest | wire.OpenChannel | wire.Cancel, sender: Any) -> None:
+        if isinstance(message, wire.OpenChannel):
+            self.service.attach(message.channel, ChannelOutlet(sender))
+        elif isinstance(message, wire.Cancel):
+            self.service.cancel(message.id)
+            sender.send(flags=FINAL)
+        elif message.channel is None:
+            self.service.open(message, RequestOutlet(sender))
+        else:
+            outlet = self.service.channel(message.channel)
+            if outlet is None:
+                send_error(sender, wire.EngineError(503, "The channel is closed.", "no_channel", 1))
+                return
+            self.service.open(message, outlet)
+            sender.send(flags=FINAL)
 
     def finalize(self) -> None:
         """Let go of everything when Triton unloads the model."""
@@ -62,29 +75,61 @@ class TritonPythonModel:
         self.engine.stop()
 
 
-class TritonSink:
-    """Sends one request's answers through Triton's response sender."""
+class RequestOutlet:
+    """Sends one request's answers as its own responses."""
 
     def __init__(self, sender: Any) -> None:
         self._sender = sender
 
-    def send(self, chunks: list[wire.Chunk], final: bool) -> None:
-        """Send chunks as one response."""
-        tensor = pb_utils.Tensor(wire.TENSOR_CHUNK, np.array([wire.encode_chunks(chunks)], dtype=np.object_))
-        response = pb_utils.InferenceResponse([tensor])
-        if final:
-            self._sender.send(response, flags=FINAL)
-        else:
-            self._sender.send(response)
+    def send(self, parcels: list[wire.Parcel]) -> None:
+        """Send what has come up; the last parcel ends the request."""
+        for parcel in parcels:
+            if parcel.chunks:
+                final = parcel.last and not parcel.error
+                send(self._sender, wire.encode_chunks(parcel.chunks), final=final)
+            if parcel.error:
+                send_error(self._sender, parcel.error)
 
-    def fail(self, error: wire.EngineError) -> None:
-        """End the request with an error that carries its HTTP status."""
-        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(error.encode()))
-        self._sender.send(response, flags=FINAL)
-
-    def is_cancelled(self) -> bool:
+    def is_gone(self) -> bool:
         """Ask Triton whether the client has left: a round trip to the server process."""
         return bool(self._sender.is_cancelled())
+
+    def close(self) -> None:
+        """Do nothing: the last parcel has ended the request."""
+
+
+class ChannelOutlet:
+    """Sends the answers of many requests as the responses of the one that opened the channel."""
+
+    def __init__(self, sender: Any) -> None:
+        self._sender = sender
+
+    def send(self, parcels: list[wire.Parcel]) -> None:
+        """Send one batch."""
+        send(self._sender, wire.encode_batch(parcels), final=False)
+
+    def is_gone(self) -> bool:
+        """Ask Triton whether the frontend has left."""
+        return bool(self._sender.is_cancelled())
+
+    def close(self) -> None:
+        """Let Triton forget the channel."""
+        self._sender.send(flags=FINAL)
+
+
+def send(sender: Any, data: bytes, *, final: bool) -> None:
+    """Send one response."""
+    tensor = pb_utils.Tensor(wire.TENSOR_CHUNK, np.array([data], dtype=np.object_))
+    response = pb_utils.InferenceResponse([tensor])
+    if final:
+        sender.send(response, flags=FINAL)
+    else:
+        sender.send(response)
+
+
+def send_error(sender: Any, error: wire.EngineError) -> None:
+    """End a request with an error that carries its HTTP status."""
+    sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(error.encode())), flags=FINAL)
 
 
 class Gauges:

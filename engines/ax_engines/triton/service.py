@@ -1,10 +1,7 @@
-"""Admission, delivery and cancellation of requests between Triton and an engine.
+"""Admission, start, cancellation and end of requests between Triton and an engine.
 
-Threads: Triton's calls `open`; the engine's call `_answer`; one thread delivers; one watches deadlines and clients
-that left. One lock guards the admission and the streams; engine and sinks are never called under it.
-
-Delivery coalesces by itself: what an engine makes of one stream while the deliverer is busy goes out together, so
-an idle server adds no delay and a busy one sends fewer and larger responses.
+Threads: Triton's calls `open`, `attach` and `cancel`; the engine's call `_answer`; the delivery's sends; one watches
+deadlines and clients that left. One lock guards the requests; engine and outlets are never called under it.
 """
 
 from __future__ import annotations
@@ -16,46 +13,31 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from ax_engines.contract import ServingOptions
 from ax_engines.triton.adaptor import Answer, Engine
 from ax_engines.triton.admission import Admission, QueueFullError
+from ax_engines.triton.delivery import Box, Delivery, Outlet
 from ax_engines.wire import Chunk, EngineError, GenerateRequest
 
 log = logging.getLogger(__name__)
 WATCH_SECONDS = 0.05
 POLLS_PER_TICK = 8
-"""Asking Triton whether a client left costs a round trip, so only so many streams are asked per tick, in turn."""
-
-
-class Sink(Protocol):
-    """Where one request's answers go; every method is called from one thread at a time."""
-
-    def send(self, chunks: list[Chunk], final: bool) -> None:
-        """Send chunks as one response; `final` ends the request."""
-
-    def fail(self, error: EngineError) -> None:
-        """End the request with an error."""
-
-    def is_cancelled(self) -> bool:
-        """Say whether the client has left."""
+"""Asking Triton whether a client left costs a round trip, so only so many outlets are asked per tick, in turn."""
+FULL = "The model's queue is full; retry later or lower the number of concurrent requests."
 
 
 @dataclass(eq=False, slots=True)
 class Stream:
-    """One request under way: its sink, what waits to be sent, and how many choices have not ended."""
+    """One request under way; `left` choices have not ended, `closed` once its client has been told the end."""
 
     request: GenerateRequest
-    sink: Sink
+    box: Box
     since: float
     left: int
     tickets: list[Ticket] = field(default_factory=list)
-    outbox: list[Chunk] = field(default_factory=list)
-    error: EngineError | None = None
-    dirty: bool = False
-    ended: bool = False
-    cancelled: bool = False
+    closed: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -82,25 +64,21 @@ class Counters:
 
 
 class Service:
-    """Takes requests, keeps the engine's slots filled and the clients served."""
+    """Takes requests, keeps the engine's slots filled and tells each client the end exactly once."""
 
     def __init__(self, engine: Engine, options: ServingOptions, clock: Callable[[], float] = time.time) -> None:
         self.engine = engine
         self.counters = Counters()
         self._clock = clock
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
         self._admission: Admission[Ticket] = Admission(options.slots, options.queue)
         self._streams: dict[str, Stream] = {}
-        self._dirty: deque[Stream] = deque()
-        self._polls: deque[Stream] = deque()
+        self._channels: dict[str, Outlet] = {}
+        self._outlets: deque[Outlet] = deque()
+        self._delivery = Delivery(lambda: self._admission.running, self._leave)
         self._stopped = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._deliver, name="deliver", daemon=True),
-            threading.Thread(target=self._watch, name="watch", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._watcher.start()
 
     @property
     def running(self) -> int:
@@ -112,20 +90,35 @@ class Service:
         """Choices in the queue."""
         return self._admission.waiting
 
-    def open(self, request: GenerateRequest, sink: Sink) -> None:
-        """Take a request; its answers and its one end reach the sink from other threads."""
+    def attach(self, channel: str, outlet: Outlet) -> None:
+        """Open a channel, over which requests may ask to be answered until its client leaves."""
+        with self._lock:
+            self._channels[channel] = outlet
+            self._outlets.append(outlet)
+        self._delivery.hello(outlet)
+
+    def channel(self, name: str) -> Outlet | None:
+        """Return an open channel."""
+        return self._channels.get(name)
+
+    def open(self, request: GenerateRequest, outlet: Outlet) -> None:
+        """Take a request; its answers and its one end reach the outlet from another thread."""
         now = self._clock()
-        stream = Stream(request, sink, now, left=request.n)
+        stream = Stream(request, Box(outlet, request.key or 1), now, left=request.n)
         stream.tickets = [Ticket(stream, index) for index in range(request.n)]
         with self._lock:
+            if request.id in self._streams:
+                message = "A request with this id is under way."
+                self._delivery.fail(stream.box, EngineError(409, message, "duplicate_request"))
+                return
             try:
                 started = self._admission.offer(stream.tickets, request.deadline, now)
             except QueueFullError as error:
-                message = "The model's queue is full; retry later or lower the number of concurrent requests."
-                self._fail(stream, EngineError(429, message, "queue_full", error.retry_after))
+                self._delivery.fail(stream.box, EngineError(429, FULL, "queue_full", error.retry_after))
                 return
             self._streams[request.id] = stream
-            self._polls.append(stream)
+            if request.channel is None:
+                self._outlets.append(outlet)
         self._start(started)
 
     def cancel(self, request_id: str) -> None:
@@ -133,161 +126,129 @@ class Service:
         with self._lock:
             stream = self._streams.get(request_id)
         if stream:
-            self._drop(stream, None)
+            self._end(stream, None)
 
     def stop(self) -> None:
-        """End every request and both threads; the engine is the caller's to stop."""
+        """End every request, channel and thread; the engine is the caller's to stop."""
         with self._lock:
-            streams = list(self._streams.values())
+            streams, channels = list(self._streams.values()), list(self._channels.values())
         for stream in streams:
-            self._drop(stream, EngineError(503, "The model is being stopped; retry.", "stopping", 1))
+            self._end(stream, EngineError(503, "The model is being stopped; retry.", "stopping", 1))
+        for outlet in channels:
+            self._delivery.close(outlet)
         self._stopped.set()
-        with self._work:
-            self._work.notify_all()
-        for thread in self._threads:
-            thread.join(timeout=5)
+        self._watcher.join(timeout=5)
+        self._delivery.stop()
 
-    # --- engine's side ---
+    # --- the engine's side ---
 
     def _start(self, tickets: list[Ticket]) -> None:
         """Hand tickets that got a slot to the engine."""
         pending = deque(tickets)
         while pending:
             ticket = pending.popleft()
-            now = self._clock()
-            self.counters.queue_seconds += max(0.0, now - ticket.stream.since)
-            self.counters.queued += 1
+            with self._lock:
+                self.counters.queue_seconds += max(0.0, self._clock() - ticket.stream.since)
+                self.counters.queued += 1
             try:
-                answer = partial(self._answer, ticket)
-                handle = self.engine.submit(ticket.stream.request, ticket.index, answer)
+                handle = self.engine.submit(ticket.stream.request, ticket.index, partial(self._answer, ticket))
             except Exception:
-                log.exception("Engine refused a request")
-                self._answer(ticket, EngineError(500, "The engine failed to take the request.", "engine_error"))
+                log.exception("Engine did not take a request")
+                failure = EngineError(500, "The engine failed to take the request.", "engine_error")
+                pending += self._take(ticket, failure)
                 continue
             with self._lock:
                 ticket.handle = handle
-                cancel = ticket.stream.cancelled and not ticket.done
-            if cancel:  # the client left between the slot and the handle
+                gone = ticket.stream.closed and not ticket.done
+            if gone:  # the client left between the slot and the handle
                 self.engine.cancel(handle)
 
     def _answer(self, ticket: Ticket, answer: Answer) -> None:
         """Take one answer of the engine; called by the engine's threads."""
+        self._start(self._take(ticket, answer))
+
+    def _take(self, ticket: Ticket, answer: Answer) -> list[Ticket]:
+        """Take one answer; return the tickets to start because of it."""
+        stream = ticket.stream
         started: list[Ticket] = []
-        others: list[Ticket] = []
         with self._lock:
             if ticket.done:
-                return
-            stream = ticket.stream
-            last = isinstance(answer, EngineError) or answer.finish is not None
-            if last:
+                return []
+            if isinstance(answer, EngineError) or answer.finish is not None:
                 ticket.done = True
                 stream.left -= 1
                 started = self._admission.release(ticket, self._clock())
-            if isinstance(answer, EngineError):
-                others = self._close(stream, answer)
-            else:
+                if stream.left == 0:
+                    self._streams.pop(stream.request.id, None)
+            if isinstance(answer, Chunk):
                 self._count(ticket, answer)
-                if not stream.cancelled:
-                    stream.outbox.append(answer)
-                    stream.ended = stream.ended or stream.left == 0
-                    self._mark(stream)
-                elif stream.left == 0:
-                    self._forget(stream)
-        self._cancel(others)
-        self._start(started)
+                if not stream.closed:
+                    stream.closed = stream.left == 0
+                    self._delivery.put(stream.box, answer, stream.closed)
+                return started
+        return started + self._close(stream, answer)
 
     def _count(self, ticket: Ticket, chunk: Chunk) -> None:
         counters = self.counters
         counters.generated_tokens += chunk.tokens
-        if not ticket.answered and (chunk.tokens or chunk.text):
+        if not ticket.answered and chunk.tokens:
             ticket.answered = True
             counters.first_tokens += 1
             counters.first_token_seconds += self._clock() - ticket.stream.since
         if chunk.usage and ticket.index == 0:
             counters.prompt_tokens += chunk.usage.prompt_tokens
 
-    # --- ends ---
+    # --- early ends ---
 
-    def _drop(self, stream: Stream, error: EngineError | None) -> None:
-        """End a stream early, wherever it is; without an error its client is simply gone."""
+    def _end(self, stream: Stream, error: EngineError | None) -> None:
+        """End a request that nobody waits for any more or that took too long."""
+        self._start(self._close(stream, error or EngineError(499, "The client left.", "cancelled")))
+
+    def _close(self, stream: Stream, error: EngineError) -> list[Ticket]:
+        """Tell the client, take the request from queue and engine; return the tickets to start because of it."""
+        started: list[Ticket] = []
         with self._lock:
-            if stream.ended or stream.cancelled:
-                return
-            others = self._close(stream, error or EngineError(499, "The client left.", "cancelled"))
-            started: list[Ticket] = []
+            if not stream.closed:
+                stream.closed = True
+                self._delivery.fail(stream.box, error)
             for ticket in stream.tickets:
                 if not ticket.done and self._admission.is_waiting(ticket):
                     ticket.done = True
                     stream.left -= 1
                     started += self._admission.release(ticket, self._clock())
-        self._cancel(others)
-        self._start(started)
-
-    def _close(self, stream: Stream, error: EngineError) -> list[Ticket]:
-        """Mark a stream failed; return the tickets that the engine must be told to cancel."""
-        if not stream.cancelled and not stream.ended:
-            stream.cancelled = True
-            self._fail(stream, error)
-        return [ticket for ticket in stream.tickets if not ticket.done and ticket.handle is not None]
-
-    def _cancel(self, tickets: list[Ticket]) -> None:
-        for ticket in tickets:
+            if stream.left == 0:
+                self._streams.pop(stream.request.id, None)
+            running = [ticket for ticket in stream.tickets if not ticket.done and ticket.handle is not None]
+        for ticket in running:
             self.engine.cancel(ticket.handle)
+        return started
 
-    def _fail(self, stream: Stream, error: EngineError) -> None:
-        stream.error = error
-        stream.ended = True
-        self._mark(stream)
-
-    def _forget(self, stream: Stream) -> None:
-        if self._streams.get(stream.request.id) is stream:
-            del self._streams[stream.request.id]
-
-    # --- delivery ---
-
-    def _mark(self, stream: Stream) -> None:
-        if not stream.dirty:
-            stream.dirty = True
-            self._dirty.append(stream)
-            self._work.notify()
-
-    def _deliver(self) -> None:
-        while True:
-            with self._work:
-                while not self._dirty:
-                    if self._stopped.is_set():
-                        return
-                    self._work.wait()
-                stream = self._dirty.popleft()
-                stream.dirty = False
-                chunks, stream.outbox = stream.outbox, []
-                error, ended = stream.error, stream.ended
-                if ended:
-                    self._forget(stream)
-            try:
-                if chunks:
-                    stream.sink.send(chunks, ended and error is None)
-                if error:
-                    stream.sink.fail(error)
-            except Exception:
-                log.exception("Response could not be sent")
-                self._drop(stream, None)
-
-    # --- watch ---
+    def _leave(self, outlet: Outlet) -> None:
+        """Drop everything of a client that has left."""
+        with self._lock:
+            mine = [stream for stream in self._streams.values() if stream.box.outlet is outlet]
+            names = [name for name, one in self._channels.items() if one is outlet]
+            for name in names:
+                del self._channels[name]
+        for stream in mine:
+            self._end(stream, None)
+        if names:
+            self._delivery.close(outlet)
 
     def _watch(self) -> None:
+        """End what is overdue and what nobody waits for."""
         while not self._stopped.wait(WATCH_SECONDS):
             now = self._clock()
             with self._lock:
                 late = [s for s in self._streams.values() if s.request.deadline and s.request.deadline <= now]
-                asked = []
-                for _ in range(min(POLLS_PER_TICK, len(self._polls))):
-                    stream = self._polls.popleft()
-                    if not stream.ended:
-                        asked.append(stream)
-                        self._polls.append(stream)
+                alive = {id(stream.box.outlet) for stream in self._streams.values()}
+                alive |= {id(outlet) for outlet in self._channels.values()}
+                asked = [self._outlets.popleft() for _ in range(min(POLLS_PER_TICK, len(self._outlets)))]
+                asked = [outlet for outlet in asked if id(outlet) in alive]
+                self._outlets.extend(asked)
             for stream in late:
-                self._drop(stream, EngineError(504, "The request's deadline passed.", "deadline_exceeded"))
-            for stream in asked:
-                if stream.sink.is_cancelled():
-                    self._drop(stream, None)
+                if not stream.closed:
+                    self._end(stream, EngineError(504, "The request's deadline passed.", "deadline_exceeded"))
+            for outlet in asked:
+                if outlet.is_gone():
+                    self._leave(outlet)

@@ -102,9 +102,7 @@ class LlamaCppEngine:
     def _generate(self, request: GenerateRequest, index: int, handle: Handle, on_answer: OnAnswer) -> None:
         answers = Answers(index, handle, on_answer)
         try:
-            tokens = (
-                list(request.token_ids) if request.token_ids is not None else self.tokenize(request.prompt or "")
-            )
+            tokens = list(request.token_ids) if request.token_ids is not None else self.tokenize(request.prompt or "")
             room = self._context - len(tokens)
             refusal = refuse(len(tokens), room, request.sampling.max_tokens, self._context)
             if refusal:
