@@ -19,6 +19,7 @@ from ax_engines.build import logs, result, store
 from ax_engines.build.errors import BuildError
 from ax_engines.build.places import Places
 from ax_engines.build.progress import Tracker, served
+from ax_engines.build.retries import persistently
 from ax_engines.contract import (
     TASK_ENV,
     BuildTask,
@@ -97,7 +98,7 @@ def _resolve(task: ResolveTask, places: Places) -> TaskResult:
     from ax_engines.build.resolve import resolve  # noqa: PLC0415  each phase imports what it needs
     from ax_engines.build.sources import open_origin  # noqa: PLC0415
 
-    resolved = resolve(open_origin(task.source, places), task.trust_remote_code)
+    resolved = persistently(lambda: resolve(open_origin(task.source, places), task.trust_remote_code))
     return TaskResult(ok=True, reason="Resolved", resolved=resolved, bytes=resolved.bytes)
 
 
@@ -129,7 +130,7 @@ def _fetch(task: BuildTask, places: Places, tracker: Tracker) -> TaskResult:
     from ax_engines.build.fetch import Fetch  # noqa: PLC0415
     from ax_engines.build.sources import open_origin  # noqa: PLC0415
 
-    origin = open_origin(task.spec.source, places, task.spec.revision)
+    origin = persistently(lambda: open_origin(task.spec.source, places, task.spec.revision))
     fetched = Fetch(origin, task.engine, task.spec, places, tracker).run()
     return TaskResult(ok=True, reason="Fetched", bytes=fetched)
 

@@ -4,7 +4,8 @@ BuildError
   source    SourceMissing, SourceEmpty, SourceAmbiguous, SourceChanged, SourceUnsupported, Truncated, BadMagic,
             UnknownFormat, UnsafeFiles, TooLarge
   model     ConfigInvalid, ArchitectureUnknown, ArchitectureMismatch, EngineMismatch
-  network   Unreachable, AccessDenied, GatedRepository, RepositoryNotFound, RevisionNotFound, ChecksumMismatch
+  network   Unreachable, AccessDenied, SecretInvalid, GatedRepository, RepositoryNotFound, RevisionNotFound,
+            ChecksumMismatch
   store     StoreFull, StoreUnwritable
   command   CommandFailed, CommandMissing, OutputMissing
   task      TaskInvalid

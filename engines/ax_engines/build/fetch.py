@@ -18,6 +18,7 @@ from ax_engines.build.origin_folder import FolderOrigin
 from ax_engines.build.origins import Origin, SourceFile, select
 from ax_engines.build.places import Places
 from ax_engines.build.progress import Tracker
+from ax_engines.build.retries import persistently
 from ax_engines.contract import STAGED_SOURCE, ArtifactSpec, canonical
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,7 @@ class Fetch:
 
     def run(self) -> int:
         """Copy what is missing; returns the bytes of all files. BuildError SourceChanged, StoreFull and others."""
-        files = select(self._origin.files(), self._origin.label, self._spec.trust_remote_code).files
-        self._require_revision(self._origin.commit or identity(self._origin, files))
+        files = persistently(self._listed, pause=self._pause)
         self._load_journal()
         total = sum(f.size for f in files)
         missing = total - sum(self._present(f) for f in files)
@@ -65,6 +65,11 @@ class Fetch:
         if self._origin.commit is None:
             self._require_revision(identity(FolderOrigin(self._folder), files))
         return total
+
+    def _listed(self) -> tuple[SourceFile, ...]:
+        files = select(self._origin.files(), self._origin.label, self._spec.trust_remote_code).files
+        self._require_revision(self._origin.commit or identity(self._origin, files))
+        return files
 
     def _require_revision(self, found: str) -> None:
         if found != self._spec.revision:

@@ -16,4 +16,12 @@ def open_origin(source: Source, places: Places, revision: str | None = None) -> 
     """
     if source.pvc:
         return ClaimOrigin(source.pvc, places.source)
+    if source.hugging_face:
+        from ax_engines.build.origin_hub import HubOrigin  # noqa: PLC0415
+
+        return HubOrigin(source.hugging_face, places.secret, revision)
+    if source.s3:
+        from ax_engines.build.origin_s3 import S3Origin  # noqa: PLC0415
+
+        return S3Origin(source.s3, places.secret)
     raise BuildError("TaskInvalid", "the source names no location: set one of huggingFace, s3 and pvc")

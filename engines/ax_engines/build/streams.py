@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import BinaryIO
 
 CHUNK = 2**20
@@ -17,3 +18,26 @@ def take(stream: BinaryIO, size: int) -> bytes:
         parts.append(data)
         missing -= len(data)
     return b"".join(parts)
+
+
+class PartsReader:
+    """Reads from an iterator of byte strings as from a file."""
+
+    def __init__(self, parts: Iterator[bytes]) -> None:
+        self._parts = parts
+        self._rest = b""
+
+    def read(self, size: int = CHUNK) -> bytes:
+        """Return at most `size` bytes, none at the end."""
+        while not self._rest:
+            part = next(self._parts, None)
+            if part is None:
+                return b""
+            self._rest = part
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+    def skip(self, size: int) -> None:
+        """Read and forget `size` bytes."""
+        while size > 0 and (data := self.read(min(size, CHUNK))):
+            size -= len(data)
