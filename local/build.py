@@ -20,7 +20,7 @@ from local.progress import step
 from local.wheels import installed
 
 SUITE = "bookworm"
-PACKAGES = ("usr-is-merged", "python3-minimal", "libpython3.11", "ca-certificates", "libgomp1")
+PACKAGES = ("usr-is-merged", "python3-minimal", "libpython3.11", "ca-certificates", "libgomp1", "libstdc++6")
 UNUSED = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*")
 BASE_CONTAINERFILE = ROOT / "engines" / "images" / "base.Containerfile"
 
