@@ -1,4 +1,4 @@
-"""Joins the parts: what is heard goes into the cache and wakes the queue, the queue reconciles, lists find what was missed.
+"""Joins the parts: what is heard wakes the queue, the queue reconciles, and lists find what was not heard.
 
     heard ─▶ cache ─▶ observer.note ─▶ keys ─▶ queue ─▶ reconciler
     resync: complete lists repair the cache; a change that a watch should have told by now means that it died
@@ -70,11 +70,10 @@ class Operator:
         self.metrics = Metrics()
         self._signals = signals(self.cache, self.metrics, self.wake)
         self._observer = Observer(self.cache, fixed, self._signals)
-        reporter = Reporter(kube, self.cache, self.metrics, self._noted)
+        reporter = Reporter(kube, self.cache, self.metrics, self._reported)
         self._reconciler = Reconciler(kube, self.cache, self._observer, reporter, self._noted, clock)
         self.queue: WorkQueue[Key] = WorkQueue(self._work, workers=process.workers, expected=(KubeError,))
         self._resync: asyncio.Task[None] | None = None
-        self._running: set[Key] = set()
         self.dead_watches: set[Kind] = set()
 
     # --- life ---
@@ -82,8 +81,7 @@ class Operator:
     async def start(self) -> None:
         """List every kind, however long that takes, then begin to work."""
         for kind in WATCHED:
-            while not await self._list_first(kind):
-                await asyncio.sleep(LISTING_SECONDS)
+            await self._list_first(kind)
         self.queue.start()
         for model in self.cache.select(AXMODEL):
             self.wake(model_key(model["metadata"]["namespace"], model["metadata"]["name"]))
@@ -128,13 +126,19 @@ class Operator:
         """Have a key worked on."""
         self.queue.add(key, SETTLE_SECONDS if key == EVERYTHING else 0.0)
 
-    def _noted(self, change: Change) -> None:
+    def _noted(self, change: Change, without: Key | None = None) -> None:
         keys = keys_of(change) | self._observer.note(change)
         if change.kind == AXENGINE:
             meta = change.objects[0]["metadata"]
             keys |= self._reconciler.users(meta["namespace"], meta["name"])
-        for key in keys:
+        for key in keys - {without}:
             self.wake(key)
+
+    def _reported(self, change: Change) -> None:
+        """Take over the answer to a status that we wrote: no reason to look at the same object again."""
+        meta = (change.new or {})["metadata"]
+        own = store_key(meta["namespace"]) if change.kind == AXENGINE else model_key(meta["namespace"], meta["name"])
+        self._noted(change, without=None if change.respecified else own)
 
     # --- work ---
 
@@ -157,15 +161,17 @@ class Operator:
 
     # --- lists ---
 
-    async def _list_first(self, kind: Kind) -> bool:
-        try:
-            items, version = await self._kube.list(kind, labels=selector_of(kind))
-        except KubeError as error:
-            logger.warning("Could not list a kind yet", extra={"kind": kind.kind, "error": str(error)})
-            return False
-        for change in self.cache.replace(kind, items, version):
-            self._observer.note(change)
-        return True
+    async def _list_first(self, kind: Kind) -> None:
+        while True:
+            try:
+                items, version = await self._kube.list(kind, labels=selector_of(kind))
+            except KubeError as error:
+                logger.warning("Could not list a kind yet", extra={"kind": kind.kind, "error": str(error)})
+                await asyncio.sleep(LISTING_SECONDS)
+                continue
+            for change in self.cache.replace(kind, items, version):
+                self._observer.note(change)
+            return
 
     async def _resyncs(self) -> None:
         """List everything now and then, and look at every model again, spread over the time until the next."""

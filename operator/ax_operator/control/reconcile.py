@@ -20,16 +20,19 @@ from ax_operator.control.cache import Cache, Change, address_of
 from ax_operator.control.observe import Observer
 from ax_operator.control.ownership import up_to_date
 from ax_operator.control.report import Reporter
-from ax_operator.control.wakes import EVERYTHING, Key, store_key
+from ax_operator.control.wakes import EVERYTHING, Key
 from ax_operator.kinds import AXENGINE, AXMODEL, CONFIGMAP, JOB, PVC, SECRET, Kind, kind_of
 from ax_operator.kube_errors import Conflict, Forbidden, Invalid
-from ax_operator.plan.model import plan_model
+from ax_operator.plan.model import TICK, plan_model
+from ax_operator.plan.scaling import Load
 from ax_operator.plan.store import plan_store
 from ax_operator.plan.world import Plan, Ref
 
 logger = logging.getLogger(__name__)
 
 Manifest = dict[str, Any]
+IDLE_TICK = 10.0
+"""Seconds between two looks at a model that nobody uses: whoever comes wakes it at once."""
 AGAIN = 0.5
 """Seconds until an object that had to be deleted first is made anew."""
 
@@ -104,6 +107,8 @@ class Reconciler:
         self._uses[key] = ((plan.status or {}).get("engine") or {}).get("name") or ""
         refusals, again = await self._carry_out(plan)
         wait = plan.requeue_after
+        if wait == TICK and seen.load is not None and not _busy(seen.load):
+            wait = IDLE_TICK
         if plan.status is not None:
             later = await self._reporter.model(model, plan.status, now, str(refusals[0]) if refusals else None)
             wait = _earlier(wait, later)
@@ -218,6 +223,10 @@ class Reconciler:
             self._heard(change)
 
 
+def _busy(load: Load) -> bool:
+    return load.running + load.waiting + load.held + load.in_flight + load.overflowed > 0 or load.starting > 0
+
+
 def _ours(manifest: Manifest) -> bool:
     return (manifest["metadata"].get("labels") or {}).get(MANAGED_BY) == MANAGED_BY_VALUE
 
@@ -237,6 +246,3 @@ def _named(kind: Kind, manifest: Manifest) -> dict[str, Any]:
 def _earlier(one: float | None, other: float | None) -> float | None:
     known = [each for each in (one, other) if each is not None]
     return min(known, default=None)
-
-
-__all__ = ["Cluster", "Key", "Reconciler", "store_key"]
