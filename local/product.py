@@ -37,7 +37,7 @@ def values() -> dict[str, Any]:
         "toolchains": [{"name": "cpu", "image": images.reference("ax-triton"), "backends": ["llamacpp"]}],
         "engineStore": {"size": "2Gi", "accessMode": "ReadWriteMany"},
         "gateway": {
-            "envoyImage": images.reference("ax-envoy"),
+            "envoy": {"image": images.reference("ax-envoy")},
             "tls": {"insecure": True},
             "bareNames": ["*"],
         },
