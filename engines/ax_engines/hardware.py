@@ -29,7 +29,6 @@ class Gpu:
     memory_mib: int
     bandwidth_gb_s: int
     nvlink: int = 1
-    mig: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +92,8 @@ class Device:
     sm: int
     memory_mib: int
     nvlink: int
+    bandwidth_gb_s: int = 0
+    """Of its memory; 0 where unknown."""
 
 
 def gpu_of(product: str, gpus: Iterable[Gpu]) -> Gpu | None:
@@ -113,4 +114,6 @@ def device_of(pool: Pool, gpus: Iterable[Gpu]) -> Device | None:
     memory = labelled if pool.mig or known is None else known.memory_mib
     if not sm or not memory:
         return None
-    return Device(sm, memory, 1 if pool.mig or known is None else known.nvlink)
+    if known is None or pool.mig:
+        return Device(sm, memory, 1)
+    return Device(sm, memory, known.nvlink, known.bandwidth_gb_s)

@@ -18,7 +18,6 @@ class _Row(BaseModel):
     memory_mib: int = Field(alias="memoryMib", gt=0)
     bandwidth: int = Field(gt=0)
     nvlink: int = Field(ge=1)
-    mig: bool
     seen: bool
 
 
@@ -26,4 +25,4 @@ def load_gpus() -> tuple[Gpu, ...]:
     """Return the table of `gpus.yaml`; raises pydantic.ValidationError naming the row that is wrong."""
     raw = yaml.safe_load(resources.files("ax_engines").joinpath("gpus.yaml").read_text(encoding="utf-8"))
     rows = TypeAdapter(list[_Row]).validate_python(raw["gpus"])
-    return tuple(Gpu(r.product, r.sm, r.memory_mib, r.bandwidth, r.nvlink, r.mig) for r in rows)
+    return tuple(Gpu(r.product, r.sm, r.memory_mib, r.bandwidth, r.nvlink) for r in rows)

@@ -49,7 +49,7 @@ def transformers_recipe(ask: Ask, pool: Pool, toolchain: Toolchain, trust_remote
         raise RefusedError("InvalidSpec", f"{message}; use auto, or a GPU")
     found = _fit(ask, pool, max(ask.resolved.bytes, weights_bytes(ask.config)))
     notes = (*found.notes, "CPUs serve this model slowly")
-    artifact = _artifact(ask, toolchain, gguf=False)
+    artifact = _artifact(ask, toolchain, gguf=False, trust_remote_code=trust_remote_code)
     return _recipe(ask, toolchain, artifact, found, notes, trust_remote_code)
 
 
@@ -80,7 +80,7 @@ def _fit(ask: Ask, pool: Pool, file_bytes: int) -> _HostFit:
     return _HostFit(context, slots, max(1, int(cores)), budget, notes)
 
 
-def _artifact(ask: Ask, toolchain: Toolchain, gguf: bool) -> ArtifactSpec:
+def _artifact(ask: Ask, toolchain: Toolchain, gguf: bool, trust_remote_code: bool = False) -> ArtifactSpec:
     return ArtifactSpec(
         slug=slug(ask.entry.name if ask.entry else ask.source.label),
         source=ask.source,
@@ -90,6 +90,7 @@ def _artifact(ask: Ask, toolchain: Toolchain, gguf: bool) -> ArtifactSpec:
         bytes=ask.resolved.bytes,
         toolchain=toolchain.name,
         phases=(Phase(name="fetch"), Phase(name="publish")),
+        trust_remote_code=trust_remote_code,
     )
 
 

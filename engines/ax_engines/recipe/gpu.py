@@ -91,6 +91,7 @@ def _artifact(ask: Ask, option: Option, trust_remote_code: bool) -> ArtifactSpec
         gpus=option.build_gpus,
         gpu_product=option.pool.gpu_product if option.build_gpus else None,
         phases=(Phase(name="fetch"), *middle, Phase(name="publish")),
+        trust_remote_code=trust_remote_code,
     )
 
 

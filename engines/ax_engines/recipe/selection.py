@@ -247,7 +247,7 @@ def _choose(ask: Ask, options: list[Option], rejected: list[Rejected]) -> Recipe
         longest = [o for o in longest if o.format.precision == most_precise]
     most = max(o.fit.concurrency for o in longest)
     equal = [o for o in longest if o.fit.concurrency >= (1 - INDISTINCT) * most]
-    best = min(equal, key=lambda o: (o.format.precision, o.fit.split.ranks))  # then the pools' order
+    best = min(equal, key=lambda o: (o.format.precision, o.fit.split.ranks, -o.device.bandwidth_gb_s))
     rejected += [Rejected(o.label, _why_not(o, best, quality)) for o in options if o is not best]
     full = ask.wishes.max_total_tokens or context_length(ask.config)
     return gpu_recipe(ask, best, _trusts(ask), tuple(_notes(ask, best, full)), tuple(rejected))

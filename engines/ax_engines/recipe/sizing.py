@@ -50,7 +50,7 @@ def split_error(config: ModelConfig, fmt: Format, split: Split) -> str | None:
         return f"{tensor} tensor ranks neither divide {kv_heads} key/value heads nor are a multiple of them"
     for what, size in (("feed-forward", config.intermediate_size), ("attention", heads * config.head_dim)):
         if size % tensor or size // tensor % fmt.group:
-            share = f"{what} size {size}" + (f" over {tensor} ranks or {size / tensor:g} each" if tensor > 1 else "")
+            share = f"{what} size {size}" if tensor == 1 else f"{size / tensor:g}, {what} size {size} over {tensor},"
             return f"{share} is no multiple of {fmt.group}, the group of {fmt.name}"
     if config.num_hidden_layers % split.pipeline:
         return f"{split.pipeline} pipeline ranks do not divide {config.num_hidden_layers} layers"
