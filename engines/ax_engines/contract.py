@@ -46,10 +46,6 @@ CHECKPOINT = "checkpoint"
 COMPILED = "engine"
 TIMING_CACHES = ".timing"
 """Folder of the store, beside STAGING, where `trtllm-build` keeps what it measured; survives builds and sweeps."""
-# Below `/store/.staging/<engine>`, where the commands of a build run: each names these folders by these words.
-STAGED_SOURCE = "source"
-STAGED_CHECKPOINT = "checkpoint"  # converted or quantized; published if the artifact is safetensors
-STAGED_ENGINE = "engine"
 
 
 class Shared(BaseModel):
@@ -235,7 +231,9 @@ class ArtifactSpec(Shared):
             identity["code"] = True
         if self.target:
             identity["target"] = self.target.model_dump(mode="json")
-            identity["commands"] = [p.model_dump(mode="json") for p in self.phases if p.commands]
+        commands = [p.model_dump(mode="json") for p in self.phases if p.commands]
+        if commands:
+            identity["commands"] = commands
         return short_hash(identity)
 
     @property

@@ -19,7 +19,7 @@ from ax_engines.build.origins import Origin, SourceFile, select
 from ax_engines.build.places import Places
 from ax_engines.build.progress import Tracker
 from ax_engines.build.retries import persistently
-from ax_engines.contract import STAGED_SOURCE, ArtifactSpec, canonical
+from ax_engines.contract import FETCHED, ArtifactSpec, canonical
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Fetch:
         self._tracker = tracker
         self._pause = pause
         self._staging = store.prepare(places, engine)
-        self._folder = self._staging / STAGED_SOURCE
+        self._folder = self._staging / FETCHED
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._journal: dict[str, list[int | str]] = {}

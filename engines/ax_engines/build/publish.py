@@ -18,10 +18,10 @@ from ax_engines.build.progress import Tracker
 from ax_engines.build.verify import Checked, check_engine, check_model, hash_files
 from ax_engines.contract import (
     CHAT_TEMPLATE,
+    CHECKPOINT,
+    COMPILED,
+    FETCHED,
     MANIFEST,
-    STAGED_CHECKPOINT,
-    STAGED_ENGINE,
-    STAGED_SOURCE,
     ArtifactSpec,
     FileEntry,
     Manifest,
@@ -48,8 +48,8 @@ def publish(engine: str, spec: ArtifactSpec, places: Places, tracker: Tracker) -
     if unfinished := next(folder.rglob("*" + store.PART), None):
         raise BuildError("OutputMissing", f"{unfinished.name} is unfinished: run the fetch phase again")
     checked = _checked(staging, folder, spec)
-    if folder.name != STAGED_SOURCE:
-        _copy_tokenizer(staging / STAGED_SOURCE, folder)
+    if folder.name != FETCHED:
+        _copy_tokenizer(staging / FETCHED, folder)
     if checked.template is not None and not (folder / CHAT_TEMPLATE).exists():
         store.write_durably(folder / CHAT_TEMPLATE, checked.template)
     manifest = Manifest(
@@ -80,8 +80,8 @@ def publish(engine: str, spec: ArtifactSpec, places: Places, tracker: Tracker) -
 
 def _output(spec: ArtifactSpec) -> str:
     if spec.artifact == "tensorrt":
-        return STAGED_ENGINE
-    return STAGED_CHECKPOINT if any(p.commands for p in spec.phases) else STAGED_SOURCE
+        return COMPILED
+    return CHECKPOINT if any(p.commands for p in spec.phases) else FETCHED
 
 
 def _checked(staging: Path, folder: Path, spec: ArtifactSpec) -> Checked:
@@ -89,7 +89,7 @@ def _checked(staging: Path, folder: Path, spec: ArtifactSpec) -> Checked:
         return check_model(folder, spec)
     if spec.target is None:
         raise BuildError("TaskInvalid", "a TensorRT engine's spec needs a target: apply one made by the plan command")
-    checked = check_model(staging / STAGED_SOURCE, spec)
+    checked = check_model(staging / FETCHED, spec)
     check_engine(folder, spec.target)
     return checked
 
@@ -108,7 +108,7 @@ def _described(staging: Path, folder: Path, tracker: Tracker) -> tuple[FileEntry
     files = FolderOrigin(folder).files()
     tracker.expect(sum(f.size for f in files), "checksums")
     entries = hash_files(folder, (f.path for f in files), tracker.add)
-    fetched = store.read_journal(staging).get("files", {}) if folder.name == STAGED_SOURCE else {}
+    fetched = store.read_journal(staging).get("files", {}) if folder.name == FETCHED else {}
     for entry in entries:
         noted = fetched.get(entry.path)
         if noted and noted != [entry.size, entry.sha256]:

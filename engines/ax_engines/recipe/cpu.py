@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ax_engines.contract import ArtifactSpec, Phase, slug
+from ax_engines.contract import Artifact, ArtifactSpec, Phase, slug
 from ax_engines.hardware import CPU_POOL, Pool, Toolchain
 from ax_engines.memory import MemoryBudget, host_budget, mib, weights_bytes
 from ax_engines.models import context_length
@@ -35,7 +35,7 @@ def llamacpp_recipe(ask: Ask, pool: Pool, toolchain: Toolchain) -> Recipe:
         message = f"engine.quantization {ask.wishes.quantization} cannot be made from a GGUF file"
         raise RefusedError("InvalidSpec", f"{message}, which is quantized already; use auto, or safetensors")
     found = _fit(ask, pool, ask.resolved.bytes)
-    artifact = _artifact(ask, toolchain, gguf=True)
+    artifact = _artifact(ask, toolchain, "gguf", trust_remote_code=False)
     notes = found.notes
     if ask.wishes.kv_dtype != "auto":
         notes += (f"kvCache.dtype {ask.wishes.kv_dtype} is not used by llama.cpp",)
@@ -80,12 +80,12 @@ def _fit(ask: Ask, pool: Pool, file_bytes: int) -> _HostFit:
     return _HostFit(context, slots, max(1, int(cores)), budget, notes)
 
 
-def _artifact(ask: Ask, toolchain: Toolchain, gguf: bool, trust_remote_code: bool = False) -> ArtifactSpec:
+def _artifact(ask: Ask, toolchain: Toolchain, artifact: Artifact, trust_remote_code: bool) -> ArtifactSpec:
     return ArtifactSpec(
         slug=slug(ask.entry.name if ask.entry else ask.source.label),
         source=ask.source,
         revision=ask.resolved.revision,
-        artifact="gguf" if gguf else "safetensors",
+        artifact=artifact,
         architecture=ask.config.architecture,
         bytes=ask.resolved.bytes,
         toolchain=toolchain.name,
@@ -94,14 +94,7 @@ def _artifact(ask: Ask, toolchain: Toolchain, gguf: bool, trust_remote_code: boo
     )
 
 
-def _recipe(
-    ask: Ask,
-    toolchain: Toolchain,
-    artifact: ArtifactSpec,
-    found: _HostFit,
-    notes: tuple[str, ...],
-    trust_remote_code: bool = False,
-) -> Recipe:
+def _recipe(ask: Ask, toolchain: Toolchain, artifact: ArtifactSpec, found: _HostFit, notes: tuple[str, ...]) -> Recipe:
     gguf = artifact.artifact == "gguf"
     return Recipe(
         backend="llamacpp" if gguf else "transformers",
@@ -124,6 +117,6 @@ def _recipe(
         build_memory_request=mebibytes(256 + min(mib(ask.resolved.bytes) // 16, 1024)),
         memory=found.budget,
         capacity_per_replica=found.slots,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=artifact.trust_remote_code,
         notes=notes,
     )
