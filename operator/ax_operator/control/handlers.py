@@ -62,8 +62,12 @@ def configure(settings: kopf.OperatorSettings) -> None:
 
 def dead_watches() -> list[Kind]:
     """Return the kinds whose watch is no longer a living task of kopf's."""
-    alive = {task.get_name().removeprefix("watcher for ") for task in asyncio.all_tasks()}
-    return [kind for kind in WATCHED if f"{kind.plural}.{kind.version}.{kind.group}".rstrip(".") not in alive]
+    alive = {task.get_name() for task in asyncio.all_tasks()}
+    return [kind for kind in WATCHED if f"watcher for {_kopf_name(kind)}@None" not in alive]
+
+
+def _kopf_name(kind: Kind) -> str:
+    return f"{kind.plural}.{kind.version}.{kind.group}".rstrip(".")
 
 
 async def run(settings: Settings, process: ProcessSettings, kubeconfig: str | None = None) -> None:

@@ -63,6 +63,7 @@ class Operator:
         *,
         signals: Callable[[Cache, Metrics, Callable[[Key], None]], Signals],
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kube = kube
         self._process = process
@@ -72,7 +73,7 @@ class Operator:
         self._observer = Observer(self.cache, fixed, self._signals)
         reporter = Reporter(kube, self.cache, self.metrics, self._reported)
         self._reconciler = Reconciler(kube, self.cache, self._observer, reporter, self._noted, clock)
-        self.queue: WorkQueue[Key] = WorkQueue(self._work, workers=process.workers, expected=(KubeError,))
+        self.queue: WorkQueue[Key] = WorkQueue(self._work, workers=process.workers, expected=(KubeError,), clock=ticks)
         self._resync: asyncio.Task[None] | None = None
         self.dead_watches: set[Kind] = set()
 
@@ -85,8 +86,9 @@ class Operator:
         self.queue.start()
         for model in self.cache.select(AXMODEL):
             self.wake(model_key(model["metadata"]["namespace"], model["metadata"]["name"]))
-        for engine in self.cache.select(AXENGINE):
-            self.wake(store_key(engine["metadata"]["namespace"]))
+        for kind in (AXENGINE, *OWNED):  # a store may have to be swept after its last engine and model have gone
+            for each in self.cache.select(kind):
+                self.wake(store_key(each["metadata"]["namespace"]))
         self._resync = asyncio.create_task(self._resyncs(), name="resync")
         logger.info("Started", extra={"models": self.cache.count(AXMODEL), "engines": self.cache.count(AXENGINE)})
 
