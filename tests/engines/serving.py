@@ -22,10 +22,25 @@ from local.wheels import installed
 
 ROOT = Path(__file__).parents[2]
 ENGINE = "smollm2-0123456789"
-TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' "
-    "+ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
+TEMPLATE = """\
+{%- if tools %}
+    {{- '<|im_start|>system\n' }}
+    {%- for tool in tools %}
+        {{- tool | tojson + '\n' }}
+    {%- endfor %}
+    {{- '<|im_end|>\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\n' + message.content }}
+    {%- for call in message.tool_calls or [] %}
+        {{- '<tool_call>' + call.function | tojson + '</tool_call>' }}
+    {%- endfor %}
+    {{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+{%- endif %}
+"""
 SMOLLM2 = ModelConfig(
     architecture="LlamaForCausalLM",
     num_hidden_layers=30,
@@ -172,6 +187,21 @@ class Pod:
                 return
             time.sleep(0.05)
         raise TimeoutError(f"{url} did not answer 200 in {seconds} s:\n{process.text()}")
+
+    def start(self) -> None:
+        """Start both and wait until the frontend is ready."""
+        frontend, triton = self.start_frontend(), self.start_triton()
+        try:
+            self.wait_until(f"{self.url}/health/ready", frontend)
+        except TimeoutError as error:
+            raise RuntimeError(f"Triton said:\n{triton.text()}") from error
+
+    def stub(self) -> int:
+        """Return the process id of Triton's Python stub, in which the engine runs."""
+        if self.triton is None:
+            raise RuntimeError("Triton was not started")
+        pid = self.triton.popen.pid
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
     def stop(self) -> None:
         """End both, the frontend first as Kubernetes does with a native sidecar."""
