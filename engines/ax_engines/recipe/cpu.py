@@ -49,8 +49,8 @@ def transformers_recipe(ask: Ask, pool: Pool, toolchain: Toolchain, trust_remote
         raise RefusedError("InvalidSpec", f"{message}; use auto, or a GPU")
     found = _fit(ask, pool, max(ask.resolved.bytes, weights_bytes(ask.config)))
     notes = (*found.notes, "CPUs serve this model slowly")
-    artifact = _artifact(ask, toolchain, gguf=False, trust_remote_code=trust_remote_code)
-    return _recipe(ask, toolchain, artifact, found, notes, trust_remote_code)
+    artifact = _artifact(ask, toolchain, "safetensors", trust_remote_code)
+    return _recipe(ask, toolchain, artifact, found, notes)
 
 
 def _fit(ask: Ask, pool: Pool, file_bytes: int) -> _HostFit:
