@@ -6,8 +6,6 @@ digest: the store's and the calibration claim's mounts are reached through `..`.
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 from ax_engines.contract import (
     CALIBRATION_MOUNT,
     CHECKPOINT,
@@ -34,7 +32,8 @@ GEMM_PLUGINS = {"fp8": "disable", "nvfp4": "nvfp4"}
 
 def calibration_folder(calibration: Calibration) -> str:
     """Return the data set's folder, seen from the staging folder (three levels below the root)."""
-    return str(PurePosixPath(f"../../..{CALIBRATION_MOUNT}") / calibration.path)
+    mount = f"../../..{CALIBRATION_MOUNT}"
+    return mount if calibration.path in ("", ".") else f"{mount}/{calibration.path}"
 
 
 def checkpoint_command(option: Option, config: ModelConfig, calibration: Calibration | None) -> Command:
