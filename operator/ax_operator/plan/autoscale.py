@@ -1,31 +1,45 @@
 """How many replicas a model needs now: the one function behind every scaling decision.
 
-    look at the load -> demand -> what prices or waiting call for -> limits -> replicas, why, memory
+    load -> what is asked for -> what prices or waiting call for -> limits -> replicas, why, memory
 
 Demand counts every request once: held at a gateway, in flight to pods (seen from both ends, the larger one
 taken), or hosted only for lack of room. One of two rules turns it into replicas:
 
-- Prices, when the hosted API may serve and all prices are known: a ski-rental account per layer of demand, in
-  which a layer not served here costs what the hosted API charges for it. What a replica would come too late
-  for is left to the hosted API.
-- Waiting otherwise: square-root staffing of the mean demand, and the same accounts with a request that waits
-  weighing as much as `_MISS_WEIGHT` times its share of a replica.
+- Prices, when the hosted API may serve and all prices are known: a ski-rental account per layer of demand
+  (`ledger`), in which a layer not served here costs what the hosted API charges. What a replica would come too
+  late for is left to the hosted API, so no spare capacity is kept.
+- Waiting otherwise: square-root staffing (`staffing`) of the demand that is expected when a replica asked for
+  now would be ready (`forecast`). How much is spare corrects itself: `caution` grows while requests wait too
+  long and shrinks while none do, so that on any load the misses tend to `_MISSES_AIMED_AT`. A replica goes
+  when it has not been called for during one stabilisation window.
 
 Limits, the strongest last: the pool's free GPUs; nothing shrinks blind or fresh; never zero with a request in
 flight; always within [min, max]. Pure, and total: any numbers give a decision.
 """
 
-from ax_operator.plan.ledger import Terms, advanced, opened, standing
+from math import ceil
+
+from ax_operator.plan.forecast import History, expected, observed
+from ax_operator.plan.ledger import Outlook, Terms, advanced, opened, renewed, standing
+from ax_operator.plan.offered import Asked, asked_for
 from ax_operator.plan.scaling import Decision, Load, Memory, Policy, known
 from ax_operator.plan.staffing import staffed_replicas
 
-STALE_AFTER = 10.0
-"""Seconds without metrics after which nothing is taken away."""
 _LONGEST_STEP = 60.0
 """More time between two decisions counts as this much: the process slept, or the clock leapt."""
-_MISSES = 0.01
-_MISS_WEIGHT = 20.0
 _RECENT = 8.0
+"""Seconds over which the demand of this moment is smoothed."""
+_MISSES = 0.01
+"""Share of requests that may wait too long in the staffing formula, before caution corrects it."""
+_MISSES_AIMED_AT = 0.008
+"""A little less than an SLO of 0.99 allows."""
+_CAUTION_PER_SECOND = 1 / 60
+"""A minute of misses adds one to the caution: the time a replica takes to start, typically."""
+_LEAST_CAUTION, _MOST_CAUTION = 0.3, 10.0
+_START_SHARE = 0.5
+"""Share of a start's cost that an account must gather. Half of it, since what is gathered is expected use."""
+_WAKING_WEIGHT = 20.0
+"""A request that waits for a cold start weighs as much as this many times its slot."""
 
 
 def decide(load: Load, policy: Policy, memory: Memory, now: float) -> Decision:
@@ -36,92 +50,72 @@ def decide(load: Load, policy: Policy, memory: Memory, now: float) -> Decision:
     window of an empty memory, replicas is not below what runs (max excepted).
     """
     fresh = memory.last is None
-    step = 0.0 if fresh else _step(memory.last or 0.0, now)
+    last = now if memory.last is None else memory.last
+    step = min(_LONGEST_STEP, now - last) if now > last else 0.0
     most = policy.max_replicas
-    current = max(0, load.ready) + max(0, load.starting)
+    current = min(most, max(0, load.ready) + max(0, load.starting))
+    before = current if fresh else memory.replicas
 
-    here, hosted, blind = _demand(load)
-    demand = here + hosted
-    if blind:
-        demand = max(demand, memory.demand)
+    asked = asked_for(load, policy, memory, step)
+    seconds = load.requests.seconds if known(load.requests.seconds) else 0.0
+    lead = policy.cold_start + min(seconds, policy.cold_start)
+    history = observed(memory.history, asked.busy, step, lead)
+    recent = asked.busy if fresh else memory.recent + step / (_RECENT + step) * (asked.busy - memory.recent)
+    idle = 0.0 if asked.demand > 0 or asked.blind else memory.idle + step
+
     worth = _worth_of_a_replica(load, policy)
-    terms = (
-        Terms(worth, policy.cold_start + load.requests.seconds, policy.slots, most)
-        if worth
-        else Terms(_MISS_WEIGHT, policy.window, policy.target or policy.slots, most)
-    )
+    caution, uses = memory.caution, memory.uses
+    if worth:
+        terms = Terms(worth, _START_SHARE * lead, policy.slots, most)
+        accounts = opened(before, terms) if fresh else memory.accounts
+        outlook = Outlook(history.persistence, step / history.seconds if history.seconds > 0 else 1.0)
+        accounts, uses = advanced(accounts, uses, asked.busy, step, terms, outlook)
+        why = f"a busy replica saves {worth:.2f} times its price"
+    else:
+        terms = Terms(1.0, policy.window, policy.slots, most)
+        caution = _corrected(caution, asked, history, load, policy, step)
+        needed, why = _called_for(history, recent, caution, seconds, policy)
+        accounts = opened(before, terms) if fresh else memory.accounts
+        # Only requests call: what is expected without any keeps replicas for a window, and wakes none.
+        accounts = renewed(accounts, needed if asked.demand > 0 else 0, step, terms)
+    wanted = standing(accounts, before, terms)
 
-    running = min(current, most) if fresh else memory.replicas
-    accounts = advanced(opened(running, terms) if fresh else memory.accounts, demand, step, terms)
-    mean, spread, recent = _means(memory, demand, step, policy, fresh)
-    idle = 0.0 if demand > 0 or blind else memory.idle + step
-
-    wanted, why = standing(accounts, running, terms), "prices" if worth else "demand"
-    if not worth and not policy.target:
-        staffed = _staffed(mean, spread, recent, load, policy)
-        if staffed > wanted:
-            wanted, why = staffed, "spare slots"
-    if wanted < 1 and here > 0:
+    if wanted < 1 and asked.here > 0:
         wanted, why = 1, "requests in flight"
-    elif here <= 0 and max(current, running) > 0:
+    elif asked.here <= 0 and max(current, before) > 0:
         wanted, why = _when_idle(wanted, why, idle, bool(worth), policy)
-    wanted, limit = max(policy.min_replicas, min(most, wanted)), ""
-    held_up = min(most, max(current, running))
-    if wanted < held_up and (blind or memory.age + step < policy.window):
-        wanted, limit = held_up, ", held: metrics missing" if blind else ", held: first window after a start"
+    wanted = max(policy.min_replicas, min(most, wanted))
+    kept = min(most, max(current, before))
+    if wanted < kept and (asked.blind or memory.age + step < policy.window):
+        wanted, why = kept, "kept, metrics are missing" if asked.blind else "kept for the first window"
 
     replicas, short = wanted, 0.0
     if load.free_gpus is not None:
         room = max(policy.min_replicas, current + max(0, load.free_gpus) // policy.gpus_per_replica)
-        if replicas > room:
-            replicas, short, limit = room, memory.short + step, f", pool has room for {room} of {wanted}"
-    why = f"demand {demand:.1f} of {policy.slots} slots each, {why}: {running} -> {replicas}{limit}"
+        if wanted > room:
+            replicas, short, why = room, memory.short + step, f"{why}; {wanted} wanted, the pool has room for {room}"
     return Decision(
         replicas=replicas,
-        why=why,
+        why=f"{before} -> {replicas}: demand {asked.demand:.1f} at {policy.slots} per replica; {why}",
         memory=Memory(
-            last=now if known(now) else memory.last if memory.last is not None else 0.0,
+            last=now if known(now) else memory.last or 0.0,
             age=memory.age + step,
             idle=idle,
-            demand=demand,
-            mean=mean,
-            spread=spread,
+            demand=asked.demand,
+            queue=asked.queue,
+            growth=asked.growth,
             recent=recent,
+            history=history,
+            caution=caution,
             accounts=accounts,
+            uses=uses,
             replicas=replicas,
             short=short,
         ),
         wanted=wanted,
-        demand=demand,
+        demand=asked.demand,
         priced=bool(worth),
     )
-
-
-def _step(last: float, now: float) -> float:
-    return min(_LONGEST_STEP, now - last) if now > last else 0.0
-
-
-def _demand(load: Load) -> tuple[float, float, bool]:
-    """(requests that are or should be here, requests hosted for lack of room, whether it is a blind guess)."""
-    running, waiting, held, in_flight = load.running, load.waiting, load.held, load.in_flight
-    hosted, age = load.overflowed, load.metrics_age
-    if (
-        known(running + waiting + held + in_flight + hosted + age)
-        and min(running, waiting, held, in_flight, hosted, age) >= 0
-    ):
-        blind = age > STALE_AFTER
-    else:
-        running, waiting, held, in_flight, hosted = (
-            value if known(value) else 0.0 for value in (running, waiting, held, in_flight, hosted)
-        )
-        blind = True
-    pods = running + waiting
-    if load.pods_known > load.pods_answered:
-        # A silent pod is as busy as the others, for all we know.
-        if load.pods_answered > 0:
-            pods *= load.pods_known / load.pods_answered
-        blind = blind or 2 * load.pods_answered < load.pods_known
-    return held + max(in_flight, pods), hosted, blind
 
 
 def _worth_of_a_replica(load: Load, policy: Policy) -> float:
@@ -142,33 +136,38 @@ def _worth_of_a_replica(load: Load, policy: Policy) -> float:
     return worth if known(worth) else 0.0
 
 
-def _means(memory: Memory, demand: float, step: float, policy: Policy, fresh: bool) -> tuple[float, float, float]:
-    """Mean and variance of the demand over about a window, and its mean over the last seconds."""
-    if fresh:
-        return demand, demand, demand
-    weight = step / (policy.window + step) if step else 0.0
-    apart = demand - memory.mean
-    mean = memory.mean + weight * apart
-    spread = (1 - weight) * (memory.spread + weight * apart * apart)
-    recent = memory.recent + step / (_RECENT + step) * (demand - memory.recent) if step else memory.recent
-    return mean, spread, recent
+def _called_for(history: History, recent: float, caution: float, seconds: float, policy: Policy) -> tuple[int, str]:
+    """Replicas that keep waiting rare when one asked for now would be ready."""
+    if policy.target is not None:
+        return min(policy.max_replicas, ceil(recent / policy.target)), f"aims for {policy.target:g} per replica"
+    mean, variance = expected(history, recent)
+    spread = caution * max(mean, variance) ** 0.5
+    patience = policy.patience / seconds if seconds > 0 else 0.0
+    needed = staffed_replicas(mean, spread, policy.slots, policy.max_replicas, patience, _MISSES)
+    return needed, f"expects {mean:.1f} and covers {spread:.1f} more or less"
 
 
-def _staffed(mean: float, spread: float, recent: float, load: Load, policy: Policy) -> int:
-    seconds = load.requests.seconds
-    patience = policy.patience / seconds if known(seconds) and seconds > 0 else 0.0
-    burst = min(4.0, spread / mean) if mean > 0 else 1.0
-    busy = min(max(mean, recent - recent**0.5), float(policy.max_replicas * policy.slots))
-    return staffed_replicas(busy, burst, policy.slots, patience, _MISSES)
+def _corrected(caution: float, asked: Asked, history: History, load: Load, policy: Policy, step: float) -> float:
+    """The caution after `step` seconds: misses raise it at once, their absence lowers it slowly.
+
+    Misses while nothing is ready, or at the maximum, say nothing about how much should be spare.
+    """
+    busiest = max(0, load.ready) + max(0, load.starting) >= policy.max_replicas
+    if asked.blind or load.ready <= 0 or busiest or history.mean <= 0:
+        return caution
+    late = asked.queue * load.requests.seconds > policy.patience * load.ready * policy.slots
+    missed = min(4.0, asked.busy / history.mean) if late else 0.0
+    caution += _CAUTION_PER_SECOND * step * (missed - _MISSES_AIMED_AT)
+    return min(_MOST_CAUTION, max(_LEAST_CAUTION, caution))
 
 
 def _when_idle(wanted: int, why: str, idle: float, priced: bool, policy: Policy) -> tuple[int, str]:
-    """The last replica is kept for as long as starting it again would cost, or as the user said."""
+    """The last replica is kept for as long as waking would cost, or as the user said."""
     patience = policy.scale_to_zero_after
     if patience is None:
         if priced:
             return wanted, why
-        patience = policy.cold_start * (1 + _MISS_WEIGHT / policy.slots)
+        patience = policy.cold_start * (1 + _WAKING_WEIGHT / policy.slots)
     if idle >= patience:
         return 0, f"idle for {idle:.0f} s"
-    return max(1, wanted), why if wanted > 0 else f"idle for {idle:.0f} of {patience:.0f} s"
+    return max(1, wanted), why if wanted > 1 else f"idle for {idle:.0f} of {patience:.0f} s"

@@ -15,6 +15,7 @@ from typing import NamedTuple
 Accounts = tuple[float, ...]
 
 MAX_ACCOUNTS = 64
+NEGLIGIBLE = 1e-4
 
 
 class Terms(NamedTuple):
@@ -40,24 +41,50 @@ def opened(replicas: int, terms: Terms) -> Accounts:
     return (terms.full,) * -(-min(replicas, terms.most) // terms.group)
 
 
-def advanced(accounts: Accounts, demand: float, seconds: float, terms: Terms) -> Accounts:
-    """The accounts after `demand` slots were busy for `seconds`.
+class Outlook(NamedTuple):
+    """How a layer's use of this moment is read."""
 
-    Empty accounts at the end are left out; the length is bounded by the demand and by `terms.most`.
+    trust: float
+    """Share of a deviation from the usual that lasts until a new replica would be ready, in [0, 1]."""
+    weight: float
+    """Of this moment in the usual use of a layer, in [0, 1]."""
+
+
+def advanced(
+    accounts: Accounts, uses: Accounts, demand: float, seconds: float, terms: Terms, outlook: Outlook
+) -> tuple[Accounts, Accounts]:
+    """The accounts, and the usual use of every layer, after `demand` slots were busy for `seconds`.
+
+    Empty entries at the end are left out; the length is bounded by the demand and by `terms.most`.
     """
     worth, full, layer, most = terms
+    trust, weight = outlook
     group = terms.group
     size = layer * group
-    touched = min(-(-most // group), max(len(accounts), int(min(demand / size, MAX_ACCOUNTS)) + 1))
-    after = []
+    known, kept = len(uses), len(accounts)
+    touched = min(-(-most // group), max(known, kept, int(min(demand / size, MAX_ACCOUNTS)) + 1))
+    after, usual = [], []
     for index in range(touched):
-        held = accounts[index] if index < len(accounts) else 0.0
         use = demand / size - index
-        held += (worth * (1.0 if use > 1 else use if use > 0 else 0.0) - 1.0) * seconds
+        use = 1.0 if use > 1 else use if use > 0 else 0.0
+        mean = uses[index] if index < known else 0.0
+        mean += weight * (use - mean)
+        held = accounts[index] if index < kept else 0.0
+        held += (worth * (mean + trust * (use - mean)) - 1.0) * seconds
         after.append(full if held > full else held if held > 0 else 0.0)
+        usual.append(mean)
     while after and after[-1] <= 0:
         after.pop()
-    return tuple(after)
+    while usual and usual[-1] <= NEGLIGIBLE:
+        usual.pop()
+    return tuple(after), tuple(usual)
+
+
+def renewed(accounts: Accounts, needed: int, seconds: float, terms: Terms) -> Accounts:
+    """The accounts when need is not priced but called: full for the replicas needed, running down above."""
+    calling = -(-min(needed, terms.most) // terms.group)
+    rest = [held - seconds for held in accounts[calling:] if held > seconds]
+    return (terms.full,) * calling + tuple(rest)
 
 
 def standing(accounts: Accounts, running: int, terms: Terms) -> int:

@@ -17,15 +17,19 @@ class Claim(NamedTuple):
 
 
 def shares(claims: Iterable[Claim], free: int) -> dict[str, int]:
-    """GPUs of the pool that each model may count as free, longest wait first, then by name.
+    """GPUs of the pool that each model may count as free, the longest wait first, then by name.
 
-    The sum never exceeds `free`, so that models deciding at the same moment do not all take the same GPUs.
-    A model that cannot use what is left (its replica is larger) leaves it to the next.
+    The sum never exceeds `free`, so models that decide at the same moment never take the same GPU. What is too
+    little for a model that has waited is kept for it, or models with small replicas would starve those with
+    large ones.
     """
     left = max(0, free)
     granted: dict[str, int] = {}
     for claim in sorted(claims, key=lambda claim: (-claim.waited, claim.name)):
-        replicas = min(max(0, claim.more), left // max(1, claim.gpus))
-        granted[claim.name] = replicas * max(1, claim.gpus)
+        gpus = max(1, claim.gpus)
+        replicas = min(max(0, claim.more), left // gpus)
+        granted[claim.name] = replicas * gpus
         left -= granted[claim.name]
+        if replicas < claim.more and claim.waited > 0:
+            left = 0
     return granted

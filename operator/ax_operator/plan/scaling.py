@@ -6,10 +6,11 @@ put right once, here, by the rule that each field states.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from math import ceil, inf, isnan
-from typing import Any
+from dataclasses import dataclass, fields
+from math import ceil, inf, isfinite, isnan
+from typing import Any, TypeGuard
 
+from ax_operator.plan.forecast import CELLS_PER_LEAD, NO_HISTORY, History
 from ax_operator.plan.ledger import MAX_ACCOUNTS, Accounts
 
 DEFAULT_COLD_START = 120.0
@@ -106,7 +107,7 @@ class Policy:
         settle(self, "patience", self.patience if known(self.patience) else 0.0)
         window = self.stabilisation
         if window is None or not known(window):
-            window = min(900.0, max(60.0, 3 * self.cold_start))
+            window = min(900.0, max(60.0, 2 * self.cold_start))
         settle(self, "stabilisation", window)
         if self.scale_to_zero_after is not None and not known(self.scale_to_zero_after):
             settle(self, "scale_to_zero_after", None)
@@ -133,13 +134,18 @@ class Memory:
     """Seconds without a request, up to now."""
     demand: float = 0.0
     """The last demand known."""
-    mean: float = 0.0
-    """Exponential mean of the demand over about one stabilisation window."""
-    spread: float = 0.0
-    """Exponential mean of the squared distance from `mean`."""
+    queue: float = 0.0
+    """The last queue known: demand that no slot here had room for."""
+    growth: float = 0.0
+    """Exponential mean of what the queue grew by per second."""
     recent: float = 0.0
-    """Exponential mean of the demand over a few seconds."""
-    accounts: Accounts = field(default=())
+    """Mean of the offered load over the last seconds."""
+    history: History = NO_HISTORY
+    caution: float = 1.0
+    """Factor on the spread of demand that spare capacity covers, learned from misses."""
+    accounts: Accounts = ()
+    uses: Accounts = ()
+    """The usual use of every layer of demand, in [0, 1]."""
     replicas: int = 0
     """The last answer."""
     short: float = 0.0
@@ -147,21 +153,36 @@ class Memory:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self) | {"accounts": list(self.accounts)}
+        lists = {"accounts": list(self.accounts), "uses": list(self.uses)}
+        history = [*self.history[:-1], list(self.history.past)]
+        return {each.name: getattr(self, each.name) for each in fields(self)} | lists | {"history": history}
 
     @classmethod
     def from_json(cls, stored: object) -> "Memory":
         """The memory that `to_json` wrote, or an empty one for anything else (a safe start: see `decide`)."""
         if not isinstance(stored, Mapping):
             return cls()
-        names = [each.name for each in fields(cls) if each.name not in {"accounts", "last"}]
-        last, accounts = stored.get("last"), stored.get("accounts")
-        if not isinstance(accounts, list | tuple) or len(accounts) > MAX_ACCOUNTS:
+        values: dict[str, Any] = {each.name: stored.get(each.name) for each in fields(cls)}
+        history, accounts, uses = (values.pop(name) for name in ("history", "accounts", "uses"))
+        if not (_are_numbers(accounts, MAX_ACCOUNTS) and _are_numbers(uses, MAX_ACCOUNTS)):
             return cls()
-        if not all(_is_number(value) for value in (*accounts, *map(stored.get, names), last or 0.0)):
+        if (
+            not isinstance(history, list)
+            or len(history) != len(NO_HISTORY)
+            or not _are_numbers(history[-1], CELLS_PER_LEAD)
+        ):
             return cls()
-        values: dict[str, Any] = {name: stored[name] for name in names}
-        return cls(**values | {"last": last, "accounts": tuple(accounts), "replicas": int(values["replicas"])})
+        signed = [values.pop("growth"), history[7], 0 if values["last"] is None else values["last"]]
+        rest = [*history[:7], *(value for name, value in values.items() if name != "last")]
+        if not (_are_numbers(signed, len(signed), signed=True) and _are_numbers(rest, len(rest))):
+            return cls()
+        return cls(
+            **values,
+            growth=signed[0],
+            history=History._make([*history[:-1], tuple(history[-1])]),
+            accounts=tuple(accounts),
+            uses=tuple(uses),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,5 +207,10 @@ def _whole(value: float, low: int, high: int) -> int:
     return high if value >= high else ceil(value)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and known(value)
+def _are_numbers(values: object, most: int, *, signed: bool = False) -> TypeGuard[list[float]]:
+    return (
+        isinstance(values, list)
+        and len(values) <= most
+        and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        and all(isfinite(value) and (signed or value >= 0) for value in values)
+    )

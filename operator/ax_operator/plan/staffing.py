@@ -20,22 +20,22 @@ def delay_probability(beta: float) -> float:
     return density / (density + beta * below)
 
 
-def staffed_replicas(busy: float, burst: float, slots: int, patience: float, misses: float) -> int:
-    """Fewest replicas with P(wait > patience) <= misses, by square-root staffing.
+def staffed_replicas(busy: float, spread: float, slots: int, most: int, patience: float, misses: float) -> int:
+    """Fewest replicas, at most `most`, with P(wait > patience) <= misses, by square-root staffing.
 
-    busy: mean busy slots; burst: variance-to-mean ratio of the busy slots (1 for Poisson arrivals);
-    patience: the allowed wait in units of the mean service time; slots: per replica.
-    A burst above one widens the spread that the spare slots must cover; it is never taken below one.
+    busy: mean busy slots; spread: their standard deviation (the root of the mean for Poisson arrivals, more for
+    bursty ones); patience: the allowed wait in units of the mean service time; slots: per replica.
     """
     if busy <= 0:
         return 0
-    spread = sqrt(busy * max(1.0, burst))
-    replicas = max(1, ceil(busy / slots))
-    while True:
-        spare = replicas * slots - busy
-        if delay_probability(spare / spread) * exp(-min(50.0, spare * patience)) <= misses:
-            return replicas
-        replicas += 1
+    low = max(1, ceil(min(busy / slots, most)))
+    high = max(low, most)
+    while low < high:
+        middle = (low + high) // 2
+        spare = middle * slots - busy
+        late = delay_probability(spare / spread) * exp(-min(50.0, spare * patience))
+        low, high = (low, middle) if late <= misses else (middle + 1, high)
+    return min(low, most)
 
 
 def erlang_c(busy: float, slots: int) -> float:
