@@ -21,7 +21,7 @@ from ax_gateway.hold import Bounds, Hold
 from ax_gateway.load import Load, Loads, ModelLoad
 from ax_gateway.metrics import exposition
 from ax_gateway.settings import Settings
-from ax_gateway.snapshot import Shape, Snapshots
+from ax_gateway.snapshot import Certificate, Shape, Snapshots
 from ax_gateway.table import Route, RouteTable
 from ax_gateway.world import Change, World
 from ax_operator.api.names import MODEL
@@ -34,6 +34,7 @@ WATCHES: tuple[tuple[Kind, str | None], ...] = ((AXMODEL, None), (ENDPOINTSLICE,
 PACE_SECONDS = 0.05
 """The first change goes out at once, then at most one snapshot per this long."""
 SAVE_SECONDS = 1.0
+CERTIFICATE_SECONDS = 2.0
 RUNNING = r"^cluster\.onprem_.*\.upstream_rq_active$"
 
 
@@ -55,6 +56,7 @@ class Agent:
         self._taken: dict[str, str] = {}
         self._clusters: dict[str, Route] = {}
         self._changed = asyncio.Event()
+        self._certificate: Certificate | None = None
         self._saving: asyncio.Task[None] | None = None
         self._admin = Admin(settings.admin_socket)
         self._xds = xds.Server(self._on_applied)
@@ -66,6 +68,11 @@ class Agent:
     def complete(self) -> bool:
         """Whether the world is the cluster's, not the last one from disk."""
         return self._world.complete
+
+    @property
+    def secured(self) -> bool:
+        """Whether Envoy has what TLS needs: it opens the listener, and hangs up on everybody, without it too."""
+        return self._settings.tls == "insecure" or xds.SECRET in self._xds.taken
 
     @property
     def rejected(self) -> dict[str, str]:
@@ -90,6 +97,8 @@ class Agent:
                 await self._xds.start(settings.socket)
                 for kind, labels in WATCHES:
                     tasks.create_task(self._follow(kind, labels), name=f"watch {kind.plural}")
+                if settings.tls == "required":
+                    tasks.create_task(self._follow_certificate(), name="certificate")
                 await self._keep_up(hold_port)
             finally:
                 await self._xds.stop()
@@ -102,6 +111,23 @@ class Agent:
                 self._changed.set()
         raise RuntimeError(f"the watch of {kind.plural} ended")
 
+    async def _follow_certificate(self) -> None:
+        """Read the mounted Secret again and again: the kubelet swaps its files without a word."""
+        folder, reason = self._settings.tls_folder, ""
+        while True:
+            try:
+                found = ((folder / "tls.crt").read_text(), (folder / "tls.key").read_text())
+            except (OSError, ValueError) as problem:
+                if str(problem) != reason:
+                    reason = str(problem)
+                    logger.error("Found no certificate for clients", extra={"folder": str(folder), "reason": reason})
+            else:
+                if found != self._certificate:
+                    logger.info("Read the certificate for clients", extra={"folder": str(folder)})
+                    self._certificate, reason = found, ""
+                    self._changed.set()
+            await asyncio.sleep(CERTIFICATE_SECONDS)
+
     async def _keep_up(self, hold_port: int) -> None:
         settings = self._settings
         snapshots = Snapshots(
@@ -109,7 +135,7 @@ class Agent:
                 settings.address,
                 settings.port,
                 hold_port,
-                str(settings.tls_folder) if settings.tls == "required" else None,
+                settings.tls == "required",
                 settings.held_requests,
             )
         )
@@ -147,7 +173,7 @@ class Agent:
         self._clusters = {on_prem_cluster(route.key): route for route in table.routes}
         self._taken = {name: version for name, version in self._taken.items() if name in self._clusters}
         self._hold.update(table)
-        self._snapshot = snapshots.build(table)
+        self._snapshot = snapshots.build(table, self._certificate)
         for name, route in self._clusters.items():
             self._hold.set_ready(route.key, self._is_live(name, route))
         self._xds.update(self._snapshot)

@@ -23,6 +23,8 @@ class Facts(Protocol):
     @property
     def complete(self) -> bool: ...
     @property
+    def secured(self) -> bool: ...
+    @property
     def rejected(self) -> dict[str, str]: ...
     def metrics(self) -> str: ...
 
@@ -64,6 +66,8 @@ class Api:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         """Ready when Envoy has the listener: it also calls itself live without one."""
+        if not self._facts.secured:
+            return web.Response(status=503, text="Envoy has no certificate for clients yet\n")
         if await self._admin.is_serving(LISTENER):
             return web.Response(text="ok\n")
         return web.Response(status=503, text="Envoy has no listener for clients yet\n")

@@ -18,17 +18,19 @@ from ax_gateway.envoy.words import CERTIFICATE, LISTENER, ROUTES, Resource, on_p
 from ax_gateway.protos import TYPE_PREFIX, message_class, to_any, to_message
 from ax_gateway.table import Route, RouteTable
 
+Certificate = tuple[str, str]
+"""The PEM texts of a certificate chain and its private key."""
 ON_MATCH = "xds.type.matcher.v3.Matcher.OnMatch"
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the pod decides and no object changes: addresses, ports, the certificate's folder, the waiting places."""
+    """What the pod decides and no object changes: addresses, ports, the waiting places."""
 
     address: str
     port: int
     hold_port: int
-    tls_folder: str | None = None
+    tls: bool = False
     held: int = 1000
 
 
@@ -43,14 +45,11 @@ class Snapshots:
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
         self._kept: dict[tuple[str, str], tuple[Any, Any]] = {}
-        fixed = listener.listener(shape.address, shape.port, tls=shape.tls_folder is not None)
+        fixed = listener.listener(shape.address, shape.port, tls=shape.tls)
         self._listener = encoded(fixed)
-        self._secrets = {}
-        if shape.tls_folder:
-            self._secrets[CERTIFICATE] = encoded(listener.certificate(shape.tls_folder))
 
-    def build(self, table: RouteTable) -> xds.Snapshot:
-        """Return the snapshot of a table."""
+    def build(self, table: RouteTable, certificate: Certificate | None = None) -> xds.Snapshot:
+        """Return the snapshot of a table; without a certificate a TLS listener waits for one."""
         cluster, endpoints = {}, {}
         kept, self._kept = self._kept, {}
         for route in table.routes:
@@ -60,7 +59,7 @@ class Snapshots:
         return {
             xds.CLUSTER: cluster,
             xds.ENDPOINTS: endpoints,
-            xds.SECRET: self._secrets,
+            xds.SECRET: {CERTIFICATE: encoded(listener.certificate(*certificate))} if certificate else {},
             xds.LISTENER: {LISTENER: self._listener},
             xds.ROUTE: {ROUTES: self._routes(table, kept)},
         }

@@ -70,6 +70,8 @@ class Server:
         self._server: grpc.aio.Server | None = None
         self.rejected: dict[str, str] = {}
         """The last reason why an Envoy refused resources of a type; gone when it takes some again."""
+        self.taken: set[str] = set()
+        """Types of which a connected Envoy has taken resources."""
 
     @property
     def connected(self) -> int:
@@ -109,6 +111,8 @@ class Server:
                         await context.write(message)
         finally:
             self._streams.discard(stream)
+            if not self._streams:
+                self.taken.clear()
             reader.cancel()
             with suppress(asyncio.CancelledError, grpc.RpcError):
                 await reader
@@ -128,13 +132,17 @@ class Server:
                 elif request.response_nonce in stream.nonces:
                     self.rejected.pop(request.type_url, None)
                     for name, version in stream.taken(request.type_url, request.response_nonce).items():
-                        self._applied(request.type_url, name, version)
+                        self._take(request.type_url, name, version)
                 for name, version in request.initial_resource_versions.items():
-                    self._applied(request.type_url, name, version)
+                    self._take(request.type_url, name, version)
                 stream.note(request)
                 stream.wake.set()
         finally:
             stream.wake.set()
+
+    def _take(self, kind: str, name: str, version: str) -> None:
+        self.taken.add(kind)
+        self._applied(kind, name, version)
 
 
 class _Stream:

@@ -22,6 +22,7 @@ class FakeApi:
         self._events: list[tuple[int, str, str, Manifest]] = []
         self._version = 1
         self._wake: set[asyncio.Event] = set()
+        self._connections: set[asyncio.Transport] = set()
         self._runner: web.AppRunner | None = None
         self.port = 0
 
@@ -37,6 +38,8 @@ class FakeApi:
 
     async def stop(self) -> None:
         """Hang up on everybody."""
+        for connection in list(self._connections):
+            connection.abort()
         if self._runner:
             await self._runner.cleanup()
             self._runner = None
@@ -98,6 +101,9 @@ class FakeApi:
     async def _watch(self, request: web.Request, path: str, namespace: str, since: int) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
+        assert request.transport is not None
+        connection = request.transport
+        self._connections.add(connection)
         wake = asyncio.Event()
         self._wake.add(wake)
         try:
@@ -111,6 +117,7 @@ class FakeApi:
                 wake.clear()
         finally:
             self._wake.discard(wake)
+            self._connections.discard(connection)
 
     async def _apply(self, request: web.Request) -> web.Response:
         manifest = json.loads(await request.read())

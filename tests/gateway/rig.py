@@ -96,12 +96,13 @@ class Rig:
 
     # --- processes ---
 
-    async def start(self) -> None:
+    async def start(self, ready: bool = True) -> None:
         await self.api.start()
         self.api.kubeconfig(self.folder / "kubeconfig")
         await self.start_agent()
         await self.start_envoy()
-        await until(self.is_ready, "the gateway gets ready")
+        if ready:
+            await until(self.is_ready, "the gateway gets ready")
 
     async def stop(self) -> None:
         for process in (self.envoy, self.agent):

@@ -83,6 +83,7 @@ async def test_requests_held_while_the_agent_is_restarted_are_not_lost_silently(
     status, body = await waiting
     assert (status, body["error"]["code"]) == (503, "model_unavailable")
     await own_rig.start_agent()
+    await until(own_rig.is_ready, "the agent answers again")
     waiting = asyncio.create_task(own_rig.ask(key))
     await until(lambda: _held(own_rig, key), "requests wait again")
     own_rig.replicas(key, await replica())
@@ -189,16 +190,25 @@ async def test_tls_from_files_that_are_swapped(tmp_path: Path, replica: Start) -
     folder.mkdir()
     for name in ("tls.crt", "tls.key"):
         (folder / name).symlink_to(f"..data/{name}")
-    _certificate(folder, "first")
+    _certificate(folder, "broken")
+    (folder / ".broken" / "tls.crt").write_text("no certificate")
     rig = Rig(tmp_path, tls="required", tls_folder=folder)
     try:
-        await rig.start()
+        await rig.start(ready=False)
+        await until(lambda: _rejected(rig), "Envoy refuses what is no certificate")
+        assert not await rig.is_ready()
+        _certificate(folder, "first")
+        await until(rig.is_ready, "a good certificate opens the listener")
+        assert (await rig.load())["rejected"] == {}
         key = await rig.serve_without_looking("secure", await replica())
         await until(lambda: _answers(rig, folder / "..data" / "tls.crt", key), "the first certificate is served")
         first = folder / ".first" / "tls.crt"
         _certificate(folder, "second")
         await until(lambda: _answers(rig, folder / "..data" / "tls.crt", key), "the second certificate is served")
         assert not await _answers(rig, first, key)
+        (folder / "..data" / "tls.key").write_text("no key")
+        await until(lambda: _rejected(rig), "Envoy refuses what is no key")
+        assert await _answers(rig, folder / "..data" / "tls.crt", key), "the last good pair stays"
         with pytest.raises(aiohttp.ClientError):
             await rig.session.get(f"http://127.0.0.1:{rig.port}/v1/models")
     finally:
@@ -209,13 +219,10 @@ def _certificate(folder: Path, version: str) -> None:
     """Make a certificate and put it in place with one rename."""
     target = folder / f".{version}"
     target.mkdir()
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-        + ["-keyout", str(target / "tls.key"), "-out", str(target / "tls.crt"), "-subj", f"/CN={version}"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True,
-        capture_output=True,
-    )
+    files = ["-keyout", str(target / "tls.key"), "-out", str(target / "tls.crt")]
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-subj", f"/CN={version}", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(["openssl", "req", "-x509", *kind, *files, *names], check=True, capture_output=True)
     link = folder / "..new"
     link.symlink_to(f".{version}")
     link.rename(folder / "..data")
@@ -237,6 +244,13 @@ async def _held(rig: Rig, key: str) -> bool:
     try:
         return bool((await rig.load())["models"][key]["held"])
     except (aiohttp.ClientError, KeyError):
+        return False
+
+
+async def _rejected(rig: Rig) -> bool:
+    try:
+        return any("Secret" in kind for kind in (await rig.load())["rejected"])
+    except aiohttp.ClientError:
         return False
 
 

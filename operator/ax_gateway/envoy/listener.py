@@ -51,16 +51,12 @@ def listener(address: str, port: int, tls: bool) -> Resource:
     )
 
 
-def certificate(folder: str) -> Resource:
-    """Return the server's certificate from tls.crt and tls.key in a folder, read again when Kubernetes swaps it."""
+def certificate(chain: str, key: str) -> Resource:
+    """Return the secret with the server's certificate chain and private key, both as PEM text."""
     return typed(
         "envoy.extensions.transport_sockets.tls.v3.Secret",
         name=CERTIFICATE,
-        tls_certificate={
-            "certificate_chain": {"filename": f"{folder}/tls.crt"},
-            "private_key": {"filename": f"{folder}/tls.key"},
-            "watched_directory": {"path": folder},
-        },
+        tls_certificate={"certificate_chain": {"inline_string": chain}, "private_key": {"inline_string": key}},
     )
 
 
