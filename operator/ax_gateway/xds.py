@@ -86,7 +86,9 @@ class Server:
 
     async def start(self, socket: str) -> None:
         """Listen on a Unix socket."""
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        # Envoy pings every few seconds to notice a dead agent; gRPC would take that for abuse and hang up.
+        pings = [("grpc.http2.min_ping_interval_without_data_ms", 1000), ("grpc.http2.max_ping_strikes", 0)]
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *pings])
         method = grpc.stream_stream_rpc_method_handler(self._serve)  # without (de)serializers: bytes
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: method}),))
         self._server.add_insecure_port(f"unix:{socket}")

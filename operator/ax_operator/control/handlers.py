@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -99,7 +99,12 @@ async def run(settings: Settings, process: ProcessSettings, kubeconfig: str | No
         framed.http = await stack.enter_async_context(http)
         logger.info("Listening", extra={"port": http.port})
         await kopf.operator(
-            registry=_registry(framed, kube), settings=framed.kopf_settings, standalone=True, clusterwide=True
+            registry=_registry(framed, kube),
+            settings=framed.kopf_settings,
+            standalone=True,
+            clusterwide=True,
+            # Without peers it means nothing, but kopf would look its user up, and a pod's user has no name.
+            identity=cast(Any, "ax-operator"),
         )
 
 
