@@ -44,3 +44,10 @@ async def namespace(kube: Kube) -> AsyncIterator[str]:
     await kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     yield name
     await kube.delete(NAMESPACE, name)
+
+
+@pytest.fixture(scope="session")
+def shared_namespace(cluster: Cluster) -> str:
+    """A namespace for objects that do not mind each other; it goes with the cluster."""
+    cluster.kubectl("create", "namespace", "shared")
+    return "shared"

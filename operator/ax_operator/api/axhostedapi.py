@@ -38,9 +38,9 @@ class AXHostedAPISpec(Spec):
     max_concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
     context_length: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     capabilities: Annotated[
-        tuple[Literal["tools", "vision", "json_schema", "logprobs", "n"], ...], Field(max_length=8)
+        tuple[Literal["tools", "vision", "json_schema", "logprobs", "choices"], ...], Field(max_length=8)
     ] = ()
-    """What the API can; a request that needs more stays on-prem."""
+    """What the API can; a request that needs more stays on-prem. `choices`: several answers to one request."""
     drop_fields: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]*$", max_length=63)], ...], Field(max_length=32)
     ] = ()
