@@ -7,7 +7,7 @@ BuildError
   network   Unreachable, AccessDenied, SecretInvalid, GatedRepository, RepositoryNotFound, RevisionNotFound,
             ChecksumMismatch
   store     StoreFull, StoreUnwritable
-  command   CommandFailed, CommandMissing, OutputMissing
+  command   CommandFailed, CommandMissing, OutputMissing, OutOfMemory, NoGpu, CalibrationMissing
   task      TaskInvalid
 """
 

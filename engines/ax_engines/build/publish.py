@@ -49,7 +49,7 @@ def publish(engine: str, spec: ArtifactSpec, places: Places, tracker: Tracker) -
         raise BuildError("OutputMissing", f"{unfinished.name} is unfinished: run the fetch phase again")
     checked = _checked(staging, folder, spec)
     if folder.name != FETCHED:
-        _copy_tokenizer(staging / FETCHED, folder)
+        _copy_beside(staging / FETCHED, folder, code=spec.trust_remote_code)
     if checked.template is not None and not (folder / CHAT_TEMPLATE).exists():
         store.write_durably(folder / CHAT_TEMPLATE, checked.template)
     manifest = Manifest(
@@ -94,9 +94,9 @@ def _checked(staging: Path, folder: Path, spec: ArtifactSpec) -> Checked:
     return checked
 
 
-def _copy_tokenizer(source: Path, folder: Path) -> None:
-    """What is built may lack the tokenizer; files that the build wrote itself stay."""
-    for name in TOKENIZER_FILES:
+def _copy_beside(source: Path, folder: Path, code: bool) -> None:
+    """What is built may lack the tokenizer and the model's code; files that the build wrote itself stay."""
+    for name in (*TOKENIZER_FILES, *(p.name for p in source.glob("*.py") if code)):
         if (source / name).is_file() and not (folder / name).exists():
             draft = folder / (name + store.PART)
             shutil.copyfile(source / name, draft)
