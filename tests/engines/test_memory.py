@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ax_engines import catalogue
@@ -74,6 +74,7 @@ def test_formats_shrink_the_layers_but_not_embedding_and_head() -> None:
     assert (half - ends) / (full - ends) == pytest.approx(0.5, abs=0.001)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(sorted(FIGURES)),
     st.sampled_from(sorted(LIBRARY)),

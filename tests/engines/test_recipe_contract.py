@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ax_engines import catalogue
@@ -182,6 +182,7 @@ def test_a_wrong_value_fails_the_contract(tool: str, flag: str, value: str) -> N
         check(recipe, ((*command[:place], value, *command[place + 1 :]),))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_misspelt_flag_fails_the_contract(data: st.DataObject) -> None:
     recipe = data.draw(st.sampled_from([r for r in recipes() if r.commands]))

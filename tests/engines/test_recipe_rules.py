@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ax_engines import catalogue
@@ -232,8 +232,8 @@ def test_the_group_of_awq_has_to_divide_the_feed_forward_size_of_a_rank() -> Non
 def test_wished_ranks_are_taken_and_have_to_fit_one_node() -> None:
     found = made(plan("A.X-4.0", Wishes(tensor=8)))
     assert (found.tensor, found.pipeline, found.gpus) == (8, 1, 8)
-    found = refused(plan("A.X-4.0", Wishes(tensor=8, pipeline=2)))
-    assert "needs 16 GPUs on one node, one node of the pool has 8" in found.message
+    too_many = refused(plan("A.X-4.0", Wishes(tensor=8, pipeline=2)))
+    assert "needs 16 GPUs on one node, one node of the pool has 8" in too_many.message
 
 
 def test_tensor_ranks_stay_within_nvlink_and_the_rest_is_pipeline() -> None:
@@ -335,6 +335,11 @@ def test_without_gpus_there_is_no_pool_but_transformers_may_use_cpus() -> None:
     assert "needs GPUs" in refused(on_cpus(Wishes(gpu="cpu", backend="tensorrt"))).message
 
 
+def test_among_equal_pools_the_one_with_faster_memory_is_taken() -> None:
+    found = made(plan("A.X-4.0-Light", Wishes(), "NVIDIA-H100-PCIe", H100, A100))
+    assert found.gpu_product == H100
+
+
 def test_free_gpus_do_not_change_the_recipe() -> None:
     entry = ENTRIES["A.X-4.0"]
     source = Source(hugging_face=HuggingFaceSource(repo=entry.hub_id))
@@ -386,6 +391,7 @@ shapes = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(shapes, st.sampled_from(GPUS), st.sampled_from([1, 2, 4, 6, 8]), st.booleans())
 def test_whatever_is_planned_fits_and_divides(config: ModelConfig, gpu: Any, per_node: int, calibrated: bool) -> None:
     resolved = ResolvedSource(revision=COMMIT, format="safetensors", files=1, bytes=1, config=config)
