@@ -5,6 +5,7 @@ Triton and the small chat model are the wheels that the local images are made of
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ax_engines.contract import ChatFacts, Manifest, ModelConfig, ServingOptions
 from local.wheels import installed
@@ -226,6 +228,31 @@ def page(url: str) -> str:
     """Return an address's text."""
     with closing(urllib.request.urlopen(url, timeout=10)) as response:
         return str(response.read().decode())
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer of the frontend."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Return the body's JSON."""
+        return json.loads(self.body)
+
+
+def post(url: str, body: object, headers: Mapping[str, str] | None = None, seconds: float = 60) -> Reply:
+    """Post bytes, or anything else as JSON; a status of 400 and above is an answer too."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **(headers or {})})
+    try:
+        with closing(urllib.request.urlopen(request, timeout=seconds)) as response:
+            return Reply(response.status, dict(response.headers), response.read())
+    except urllib.error.HTTPError as error:
+        with closing(error):
+            return Reply(error.code, dict(error.headers), error.read())
 
 
 @contextmanager

@@ -160,10 +160,24 @@ def read_body(kind: type[B], data: bytes) -> B:
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        first = min(error.errors(include_url=False), key=lambda one: -len(field_of(raw, one["loc"])))
-        param = field_of(raw, first["loc"])
-        reason = first["msg"][:1].lower() + first["msg"][1:]
+        param, reason = worst(raw, error)
         raise ApiError(400, f"Invalid value for '{param}': {reason}.", param=param, code="invalid_value") from error
+
+
+def worst(raw: Any, error: ValidationError) -> tuple[str, str]:
+    """Return field and reason of the fault to tell: the deepest one in the first wrong field.
+
+    A value that fits no member of a union has one fault for each member: that it has the wrong type says less than
+    any other fault, and of the members the last is the richest.
+    """
+    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    faults = [fault for fault in faults if fault["loc"][:1] == faults[0]["loc"][:1]]
+    paths = [field_of(raw, fault["loc"], missing=fault["type"] == "missing") for fault in faults]
+    param = max(paths, key=lambda path: path.count(".") + path.count("["))
+    there = [fault for path, fault in zip(paths, faults, strict=True) if path == param]
+    told = [fault for fault in there if not fault["type"].endswith("_type")] or there
+    reason = told[-1]["msg"]
+    return param, reason[:1].lower() + reason[1:]
 
 
 def read_json(data: bytes) -> dict[str, Any]:
@@ -204,16 +218,14 @@ def check_nesting(raw: Mapping[str, Any]) -> None:
             raise ApiError(400, f"'{name}' is nested too deeply or too large.", param=name[:100], code="invalid_value")
 
 
-def field_of(raw: Any, loc: tuple[int | str, ...]) -> str:
+def field_of(raw: Any, loc: tuple[int | str, ...], *, missing: bool) -> str:
     """Return a field's path in OpenAI's spelling, without pydantic's names for members of unions."""
     path = ""
     for part in loc:
         if isinstance(raw, list) and isinstance(part, int):
             path += f"[{part}]"
             raw = raw[part] if part < len(raw) else None
-        elif isinstance(raw, dict) and isinstance(part, str):
+        elif isinstance(raw, dict) and isinstance(part, str) and (part in raw or missing):
             path += f".{part[:100]}" if path else part[:100]
-            if part not in raw:
-                break
-            raw = raw[part]
+            raw = raw.get(part)
     return path or "body"

@@ -167,8 +167,8 @@ class HermesParser:
         if close < 0 and again < 0:
             return False
         self._closing = self._inside = False
-        if close >= 0 and (again < 0 or close < again):
-            self._held = self._held[close + len(CLOSE) :]
+        closed = close >= 0 and (again < 0 or close < again)
+        self._held = self._held[close + len(CLOSE) if closed else again :]
         return True
 
     def _whole(self, raw: str, before: str, after: str, events: list[Event]) -> None:

@@ -16,7 +16,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ax_engines.contract import MANIFEST, SERVING_ENV, STORE_MOUNT, Manifest, ServingOptions
+from ax_engines.guard import Expected, check_manifest
 from ax_engines.triton.adaptor import BACKENDS
+from ax_engines.triton.machine import compute_capability, tensorrt_llm_version
 from ax_engines.triton.repository import Layout, Ports, model_repository, server_arguments, server_environment
 
 NVIDIA = Path("/opt/tritonserver")
@@ -86,6 +88,13 @@ def engine_folder(store: Path, options: ServingOptions) -> Path:
         raise CannotServeError(
             f"{folder} holds the engine {manifest.engine!r}, not {options.engine!r}; mount the right store."
         )
+    if manifest.target:
+        here = Expected(sm=compute_capability(), tensorrt_llm=tensorrt_llm_version())
+        if found := check_manifest(manifest, here):
+            raise CannotServeError(
+                f"{folder} was compiled for another machine: {'; '.join(map(str, found))}; "
+                "serve it on the GPUs and image that it was built for, or build it again."
+            )
     return folder
 
 

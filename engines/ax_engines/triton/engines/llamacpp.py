@@ -104,7 +104,7 @@ class LlamaCppEngine:
         try:
             tokens = list(request.token_ids) if request.token_ids is not None else self.tokenize(request.prompt or "")
             room = self._context - len(tokens)
-            refusal = refuse(len(tokens), room, request.sampling.max_tokens, self._context)
+            refusal = unsupported(request) or refuse(len(tokens), room, request.sampling.max_tokens, self._context)
             if refusal:
                 answers.end(refusal)
                 return
@@ -214,6 +214,19 @@ def gguf_file(folder: Path) -> Path:
     if not files:
         raise FileNotFoundError(f"{folder} holds no .gguf file; build the engine again.")
     return files[0]
+
+
+def unsupported(request: GenerateRequest) -> EngineError | None:
+    """Return the 400 for what llama.cpp has no word for, else None."""
+    sampling = request.sampling
+    asked = {
+        "min_tokens": sampling.min_tokens,
+        "stop_token_ids": sampling.stop_token_ids,
+        "include_stop_str_in_output": sampling.include_stop,
+        "image_url": request.images,
+    }
+    name = next((name for name, value in asked.items() if value), None)
+    return (name and EngineError(400, f"llama.cpp does not know '{name}'; leave it out.", "unsupported")) or None
 
 
 def refuse(prompt_tokens: int, room: int, max_tokens: int, context: int) -> EngineError | None:

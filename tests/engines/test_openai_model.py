@@ -1,0 +1,190 @@
+"""The official client against the whole pod with the real model."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import openai
+import pytest
+
+from tests.engines.card import QUESTION, TOOLS
+from tests.engines.serving import Pod, post
+
+CAPITAL: Any = [{"role": "user", "content": "What is the capital of Korea?"}]
+
+
+def test_a_question_is_answered_with_exact_usage(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="smollm2", messages=CAPITAL, temperature=0)
+    [choice] = answer.choices
+    assert choice.message.content == "The capital of Korea is Seoul."
+    assert (choice.message.role, choice.finish_reason, choice.logprobs) == ("assistant", "stop", None)
+    assert answer.usage
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (16, 8, 24)
+    assert answer.model == "smollm2"
+
+
+def test_a_stream_says_the_same_and_ends_with_its_usage(client: openai.OpenAI) -> None:
+    options: Any = {"include_usage": True}
+    events = list(
+        client.chat.completions.create(
+            model="demo/smollm2", messages=CAPITAL, temperature=0, stream=True, stream_options=options
+        )
+    )
+    deltas = [event.choices[0].delta for event in events if event.choices]
+    assert deltas[0].role == "assistant"
+    assert "".join(delta.content or "" for delta in deltas) == "The capital of Korea is Seoul."
+    assert len({event.id for event in events}) == 1
+    finishes = [event.choices[0].finish_reason for event in events if event.choices]
+    assert finishes[-1] == "stop"
+    assert set(finishes[:-1]) == {None}
+    assert [event.usage is not None for event in events] == [False] * (len(events) - 1) + [True]
+    assert events[-1].choices == []
+    assert events[-1].usage
+    assert events[-1].usage.total_tokens == 24
+
+
+def test_without_max_tokens_an_answer_goes_on_to_the_end_of_the_context(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="smollm2", messages=CAPITAL, temperature=0, extra_body={"ignore_eos": True}
+    )
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage
+    assert answer.usage.total_tokens == 1024
+
+
+def test_a_prompt_larger_than_the_context_is_refused_with_both_sizes(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        client.chat.completions.create(model="smollm2", messages=[{"role": "user", "content": "hi " * 3000}])
+    assert error.value.code == "context_length_exceeded"
+    assert "context is 1024 tokens; the prompt has 3" in error.value.message
+    with pytest.raises(openai.BadRequestError, match="the prompt has 16 and 2000 were asked for the answer"):
+        client.chat.completions.create(model="smollm2", messages=CAPITAL, max_tokens=2000)
+
+
+def test_several_prompts_and_choices_of_one_completion(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
+        model="smollm2",
+        prompt=["Once upon a", "The capital of France is"],
+        max_tokens=4,
+        n=2,
+        temperature=0,
+        logprobs=2,
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    texts = [choice.text for choice in answer.choices]
+    assert (texts[0], texts[2]) == (texts[1], texts[3])
+    assert texts[0] != texts[2]
+    for choice in answer.choices:
+        assert choice.logprobs
+        assert choice.logprobs.tokens
+        assert "".join(choice.logprobs.tokens) == choice.text
+        assert choice.logprobs.top_logprobs
+        assert {len(top) for top in choice.logprobs.top_logprobs} == {2}
+    assert answer.usage
+    assert answer.usage.completion_tokens == 16
+
+
+def test_a_prompt_of_token_ids(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="smollm2", prompt=[504, 3575, 282], max_tokens=3, temperature=0)
+    assert answer.usage
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 3)
+
+
+def test_a_seed_repeats_an_answer_and_choices_differ(client: openai.OpenAI) -> None:
+    def say() -> list[str]:
+        answer = client.completions.create(model="smollm2", prompt="A word:", max_tokens=8, seed=7, n=2)
+        return [choice.text for choice in answer.choices]
+
+    first = say()
+    assert first == say()
+    assert first[0] != first[1]
+
+
+def test_an_answer_follows_a_schema(client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    answer = client.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": "Invent a person."}],
+        temperature=0,
+        max_tokens=200,
+        response_format={"type": "json_schema", "json_schema": {"name": "person", "schema": schema}},
+    )
+    person = json.loads(answer.choices[0].message.content or "")
+    assert set(person) == {"name", "age"}
+    assert isinstance(person["age"], int)
+    assert "<|im_end|>" not in (answer.choices[0].message.content or "")
+
+
+def test_a_named_tool_is_called_with_arguments_that_fit(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": QUESTION}],
+        tools=TOOLS,
+        tool_choice={"type": "function", "function": {"name": "calculate_discount"}},
+        temperature=0,
+        max_tokens=300,
+    )
+    message = answer.choices[0].message
+    assert message.content is None
+    assert message.tool_calls
+    [call] = message.tool_calls
+    assert call.type == "function"
+    assert call.function.name == "calculate_discount"
+    if answer.choices[0].finish_reason == "stop":
+        assert set(json.loads(call.function.arguments)) >= {"original_price", "discount_percentage"}
+
+
+def test_a_stop_string_ends_an_answer_and_is_not_in_it(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="smollm2", messages=CAPITAL, temperature=0, stop=["of Korea"])
+    assert answer.choices[0].message.content == "The capital "
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_more_requests_than_slots_are_all_answered(client: openai.OpenAI) -> None:
+    answers: list[str | None] = []
+
+    def ask() -> None:
+        answer = client.chat.completions.create(model="smollm2", messages=CAPITAL, temperature=0, max_tokens=20)
+        answers.append(answer.choices[0].message.content)
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 12
+    assert all("Seoul" in (answer or "") for answer in answers)
+
+
+def test_what_llama_cpp_cannot_do_is_refused(client: openai.OpenAI) -> None:
+    for body in ({"min_tokens": 3}, {"stop_token_ids": [2]}):
+        with pytest.raises(openai.BadRequestError, match=f"llama.cpp does not know '{next(iter(body))}'"):
+            client.chat.completions.create(model="smollm2", messages=CAPITAL, extra_body=body)
+
+
+def test_models_tell_context_and_owner(client: openai.OpenAI) -> None:
+    models = client.models.list().data
+    assert [model.id for model in models] == ["demo/smollm2", "smollm2"]
+    assert {model.owned_by for model in models} == {"demo"}
+    assert client.models.retrieve("demo/smollm2").to_dict()["max_model_len"] == 1024
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-4")
+
+
+def test_no_prompt_reaches_a_log(client: openai.OpenAI, model_pod: Pod) -> None:
+    secret = "zanzibar-marzipan"
+    client.completions.create(model="smollm2", prompt=secret, max_tokens=2)
+    url = f"{model_pod.url}/v1/completions"
+    assert post(url, {"model": "smollm2", "prompt": secret, "n": secret}).status == 400
+    assert post(url, {"model": "smollm2", "prompt": secret * 1000}).status == 400
+    assert model_pod.triton
+    assert model_pod.frontend
+    assert secret not in model_pod.triton.text()
+    assert secret not in model_pod.frontend.text()
