@@ -60,15 +60,23 @@ def check_manifest(manifest: Manifest, expected: Expected) -> list[Mismatch]:
 
     SM, version and ranks matter only for artifacts that were compiled for a target.
     """
-    found = []
+    found = check_spec(manifest, expected)
     if manifest.contract != CONTRACT_VERSION:
-        found.append(Mismatch("contract version", manifest.contract, CONTRACT_VERSION))
+        found.insert(0, Mismatch("contract version", manifest.contract, CONTRACT_VERSION))
+    if expected.engine not in (None, manifest.engine):
+        found.insert(0, Mismatch("engine", manifest.engine, expected.engine))
+    return found
+
+
+def check_spec(artifact: Manifest | ArtifactSpec, expected: Expected) -> list[Mismatch]:
+    """Return what differs in an artifact that may not be built yet; its name is not compared."""
+    found = []
     for field in fields(expected):
         needed = getattr(expected, field.name)
         of_target = field.name in ("sm", "tensorrt_llm", "tensor", "pipeline")
-        if needed is None or (of_target and manifest.target is None):
+        if field.name == "engine" or needed is None or (of_target and artifact.target is None):
             continue
-        actual = getattr(manifest.target if of_target else manifest, field.name)
+        actual = getattr(artifact.target if of_target else artifact, field.name)
         if actual != needed:
             found.append(Mismatch(field.name, actual, needed))
     return found

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -301,3 +303,51 @@ def test_a_task_that_is_none_says_where(places: Places) -> None:
     result = run("resolve", '{"kind": "resolve", "source": {"pvc": {"claimName": 3}}}', places)
     assert result == TaskResult(ok=False, reason="TaskInvalid", message=result.message, seconds=result.seconds)
     assert "source.pvc.claimName" in result.message
+
+
+def _many_words(folder: Path) -> None:
+    """Fifteen million words of two letters: 150 MB on disk, gigabytes as objects."""
+    folder.mkdir()
+    key = b"tokenizer.ggml.tokens"
+    count = 15_000_000
+    with (folder / "bomb.gguf").open("wb") as out:
+        out.write(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", len(key)) + key)
+        out.write(struct.pack("<IIQ", 9, 8, count))
+        for _ in range(150):
+            out.write((struct.pack("<Q", 2) + b"ab") * (count // 150))
+
+
+def _large_header(folder: Path) -> None:
+    write_folder(folder)
+    with _shard(folder).open("wb") as out:
+        out.write(struct.pack("<Q", 90_000_000) + b'{"a":[' + b"[]," * 30_000_000)
+
+
+@pytest.mark.parametrize(("write", "expected"), [(_many_words, "TooLarge"), (_large_header, "BadMagic")])
+def test_a_bomb_is_refused_within_the_containers_memory(
+    places: Places, write: Callable[[Path], None], expected: str
+) -> None:
+    write(places.source / "model")
+    env = os.environ | {"AX_ROOT": str(places.store.parent), "AX_TASK": resolve_task(claim_source())}
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_DATA, (2**29, 2**29));"
+    program = limit + "from ax_engines.__main__ import main; sys.exit(main(['resolve']))"
+    subprocess.run([sys.executable, "-c", program], env=env, stdout=subprocess.DEVNULL, check=False)
+    assert TaskResult.from_json(places.termination_log.read_text()).reason == expected
+
+
+def test_a_model_of_150_gigabytes_is_named_by_reading_little_of_it(places: Places) -> None:
+    folder = write_folder(places.source / "model", shards=30)
+    for shard in folder.glob("*.safetensors"):  # sparse: their data are holes
+        size = 5_000_000_000
+        write_raw_safetensors(shard, {"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}, b"")
+        os.truncate(shard, shard.stat().st_size + size)
+    before = _bytes_read()
+    found = resolved(places)
+    assert found.bytes > 150_000_000_000
+    assert _bytes_read() - before < 30 * 3 * 2**20
+
+
+def _bytes_read() -> int:
+    """Bytes that this process asked the kernel for."""
+    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(lines["rchar"])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ax_engines.catalogue import load
-from ax_engines.contract import Limits, Manifest, Target
-from ax_engines.guard import Expected, Mismatch, check_manifest
+from ax_engines.contract import ArtifactSpec, Limits, Manifest, PvcSource, Source, Target
+from ax_engines.guard import Expected, Mismatch, check_manifest, check_spec
+from ax_engines.triton.machine import parse_capability
 
 LIMITS = Limits(max_batch_size=8, max_input_tokens=1024, max_total_tokens=2048)
 MANIFEST = Manifest(
@@ -44,3 +47,28 @@ def test_weights_that_were_not_compiled_run_on_any_gpu() -> None:
 def test_a_manifest_of_another_contract_is_not_served() -> None:
     old = MANIFEST.model_copy(update={"contract": 0})
     assert check_manifest(old, Expected()) == [Mismatch("contract version", 0, 1)]
+
+
+def test_an_artifact_of_another_name_is_not_served() -> None:
+    found = check_manifest(MANIFEST, Expected(engine="ax-9999999999"))
+    assert found == [Mismatch("engine", "ax-0123456789", "ax-9999999999")]
+
+
+def test_a_spec_is_compared_before_anything_is_built() -> None:
+    spec = ArtifactSpec(
+        slug="ax",
+        source=Source(pvc=PvcSource(claim_name="models")),
+        revision="abc",
+        artifact="tensorrt",
+        architecture="Qwen2ForCausalLM",
+        bytes=1,
+        target=MANIFEST.target,
+        toolchain="26.07",
+    )
+    assert check_spec(spec, Expected(sm=89, engine="other")) == [Mismatch("sm", 90, 89)]
+    assert check_spec(spec, Expected.of(spec.name, spec)) == []
+
+
+@pytest.mark.parametrize(("said", "sm"), [("9.0\n9.0\n", 90), ("12.0\n", 120), ("", None), ("[N/A]\n", None)])
+def test_the_driver_tells_the_compute_capability(said: str, sm: int | None) -> None:
+    assert parse_capability(said) == sm

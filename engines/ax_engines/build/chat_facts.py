@@ -12,7 +12,7 @@ from ax_engines.contract import CHAT_TEMPLATE, ChatFacts, ModelConfig
 from ax_engines.models import context_length
 
 MAX_TEMPLATE_BYTES = 2**20
-MAX_TOKENIZER_BYTES = 64 * 2**20
+MAX_TOKENIZER_BYTES = 16 * 2**20
 
 
 def of_gguf(header: gguf_header.GgufHeader, config: ModelConfig) -> tuple[str | None, ChatFacts]:

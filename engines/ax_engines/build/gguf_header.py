@@ -15,10 +15,12 @@ from ax_engines.build.errors import BuildError
 from ax_engines.build.streams import take
 
 MAGIC = b"GGUF"
-MAX_HEADER_BYTES = 256 * 2**20
+MAX_HEADER_BYTES = 128 * 2**20
 MAX_ENTRIES = 65_536
 MAX_STRING_BYTES = 4 * 2**20
 MAX_DIMENSIONS = 4
+MAX_WORDS = 2_000_000
+"""Bound of any array of texts; the largest vocabularies and merges have some 500,000."""
 VOCABULARY = "tokenizer.ggml.tokens"
 
 _STRING, _ARRAY = 8, 9
@@ -30,7 +32,7 @@ BLOCKS: dict[int, tuple[int, int]] = {
     **{10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292)},
     **{16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82)},
     **{23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2)},
-    **{34: (256, 54), 35: (256, 66), 39: (32, 17)},
+    **{34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18)},
 }
 
 
@@ -95,7 +97,7 @@ def _value(cursor: _Cursor, kind: int, keep: bool) -> Any:
         return cursor.number(cursor.scalar(kind))
     kind, length = cursor.number("I"), cursor.number("Q")
     if kind == _STRING:
-        if length * 8 > MAX_HEADER_BYTES:
+        if length > MAX_WORDS:
             raise cursor.too_large(f"an array of {length} strings")
         if keep:
             return [cursor.text() for _ in range(length)]

@@ -66,7 +66,7 @@ def _read_folder(origin: Origin, selection: Selection, trust_remote_code: bool) 
     config = from_config_json(raw, quant, trust_remote_code)
     _check_index(origin, selection)
     if origin.commit is None:  # a hub states sizes and checksums of its own
-        with ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda f: _check_shard(origin, f), selection.weights))
     template = any(selection.named(name) for name in _TEMPLATE_FILES)
     if not template and selection.named("tokenizer_config.json"):
