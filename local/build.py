@@ -15,6 +15,7 @@ from pathlib import Path
 
 from local.errors import LocalError
 from local.install import IMAGE_PROGRAMS, ensure_programs
+from local.layout import unpack
 from local.paths import ROOT, cache_dir, locked
 from local.progress import step
 from local.wheels import installed
@@ -29,47 +30,62 @@ def base_image() -> str:
     """Return the reference of the local base image, made first if the store has it not."""
     recipe = repr((SUITE, PACKAGES, UNUSED)).encode() + BASE_CONTAINERFILE.read_bytes()
     name = f"localhost/ax-base:{hashlib.sha256(recipe).hexdigest()[:10]}"
-    with _store():
+    ensure_programs(IMAGE_PROGRAMS)
+    with store():
         if not _has(name):
-            ensure_programs(IMAGE_PROGRAMS)
             with step("Making the base image from Debian packages (once)"), _scratch() as context:
                 _run(
                     "mmdebstrap", "--quiet", "--variant=essential", f"--include={','.join(PACKAGES)}",
                     "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
                     *(f"--dpkgopt=path-exclude={path}" for path in UNUSED), SUITE, str(context / "base.tar"),
                 )  # fmt: skip
-                _bud(BASE_CONTAINERFILE, name, context)
+                _bud(BASE_CONTAINERFILE, name, context, "scratch", pull=False)
     return name
 
 
-def archive(containerfile: Path, name: str, base: str, lock: str, sources: Sequence[Path], target: Path) -> None:
-    """Build an image on a base of this machine and write it as a docker archive."""
-    site = installed(lock) if lock else None
-    with _store(), step(f"Building {name}") as running, _scratch() as context:
-        _stage(context, site, sources)
-        _bud(containerfile, name, context, "--pull-never", "--build-arg", f"BASE={base}")
-        running.at("writing the archive")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        partial.unlink(missing_ok=True)
-        _buildah("push", "--quiet", name, f"docker-archive:{partial}:{name}")
-        partial.rename(target)
+def wheels_image(lock: str, base: str, *, pull: bool = False) -> str:
+    """Return the reference of a base with one lock's wheels installed, built first if the store has it not."""
+    containerfile = ROOT / "engines" / "images" / "python.Containerfile"
+    site = installed(lock)
+    recipe = hashlib.sha256(containerfile.read_bytes() + f"{base} {site.name}".encode()).hexdigest()[:10]
+    name = f"localhost/ax-wheels-{lock}:{recipe}"
+    ensure_programs(IMAGE_PROGRAMS)
+    with store():
+        if not _has(name):
+            with step(f"Building {name}"), _scratch() as context:
+                # Hard links: wheels and context lie on one disk.
+                shutil.copytree(site, context / "site", copy_function=os.link, symlinks=True)
+                _bud(containerfile, name, context, base, pull=pull)
+    return name
 
 
-def push(containerfile: Path, name: str, base: str, lock: str, sources: Sequence[Path]) -> None:
-    """Build an image on a registry's base and push it under its own name."""
+def layout(containerfile: Path, name: str, base: str, sources: Sequence[Path], target: Path, blobs: Path) -> None:
+    """Build an image with our sources on a base of this machine and write it as an OCI layout."""
+    with store():
+        if target.exists():  # built by another process meanwhile
+            return
+        with step(f"Building {name}") as running, _scratch() as scratch:
+            _bud(containerfile, name, _staged(scratch, sources), base, pull=False)
+            running.at("writing the layers")
+            archive = scratch / "image.tar"
+            _buildah("push", "--quiet", name, f"docker-archive:{archive}:{name}")
+            unpack(archive, target, blobs)
+            running.at("")
+
+
+def push(containerfile: Path, name: str, base: str, sources: Sequence[Path]) -> None:
+    """Build an image with our sources on a registry's base and push it under its own name."""
     ensure_programs({"buildah": "buildah"})
-    site = installed(lock) if lock else None
-    with _store(), step(f"Building {name} on {base}") as running, _scratch() as context:
-        _stage(context, site, sources)
-        _bud(containerfile, name, context, "--build-arg", f"BASE={base}")
+    with store(), step(f"Building {name} on {base}") as running, _scratch() as scratch:
+        _bud(containerfile, name, _staged(scratch, sources), base, pull=True)
         running.at("pushing")
         _buildah("push", "--quiet", name, f"docker://{name}")
+        running.at("")
 
 
 @contextmanager
-def _store() -> Iterator[None]:
-    """Let one build at a time use the store."""
+def store() -> Iterator[None]:
+    """Let one build at a time use buildah's store and the folder of images."""
     with locked(cache_dir() / "locks" / "buildah"):
         yield
 
@@ -82,27 +98,23 @@ def _scratch() -> Iterator[Path]:
         yield Path(context)
 
 
-def _stage(context: Path, site: Path | None, sources: Sequence[Path]) -> None:
-    """Lay out the build's context; wheels are hard links, since they lie on the same disk."""
-    if site is None:
-        (context / "site").mkdir()
-    else:
-        shutil.copytree(site, context / "site", copy_function=os.link, symlinks=True)
-    (context / "app").mkdir()
+def _staged(scratch: Path, sources: Sequence[Path]) -> Path:
+    """Return a build context with our sources in `app`."""
     for source in sources:
-        shutil.copytree(source, context / "app" / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, scratch / "app" / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    (scratch / "app").mkdir(exist_ok=True)
+    return scratch
 
 
-def _bud(containerfile: Path, name: str, context: Path, *options: str) -> None:
+def _bud(containerfile: Path, name: str, context: Path, base: str, *, pull: bool) -> None:
     _buildah(
-        "bud", "--quiet", "--isolation", "chroot", "--layers", "--timestamp", "0", *options,
+        "bud", "--quiet", "--isolation", "chroot", "--layers", "--timestamp", "0",
+        "--pull" if pull and not base.startswith("localhost/") else "--pull-never", "--build-arg", f"BASE={base}",
         "--file", str(containerfile), "--tag", name, str(context),
     )  # fmt: skip
 
 
 def _has(name: str) -> bool:
-    if shutil.which("buildah") is None or not (cache_dir() / "buildah").exists():
-        return False
     return name in _buildah("images", "--format", "{{.Name}}:{{.Tag}}").split()
 
 

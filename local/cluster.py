@@ -137,9 +137,9 @@ class Cluster:
         caches = ("KUBECACHEDIR", "HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")
         return os.environ | own | {name: str(self.folder / "clients") for name in caches}
 
-    def load_images(self, archives: Sequence[Path]) -> None:
-        """Import image archives (as `buildah push docker-archive:` writes them) that are not there yet."""
-        store.load(self._record, archives)
+    def load_images(self, images: Sequence[Path]) -> None:
+        """Import the images that the node has not: OCI layouts of `images.build_all`, or docker archives."""
+        store.load(self._record, images)
 
     def has_image(self, reference: str) -> bool:
         """Tell whether the node has an image of this reference."""

@@ -1,7 +1,8 @@
 """The project's container images, as one table, and the commands over it.
 
-Every image is a Containerfile of `engines/images` over a staged context of two folders: `site`, the wheels of one
-lock file, and `app`, our own sources. The same Containerfiles serve production with another BASE.
+An image is built in two steps from Containerfiles of `engines/images`: `python.Containerfile` puts the wheels of
+one lock file on a base, which seldom changes; the image's own adds our sources (the folder `app` of its context).
+The same files serve production with another BASE.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from local import build
 from local.errors import LocalError
+from local.layout import forget
 from local.paths import ROOT, cache_dir
 from local.wheels import installed
 
@@ -19,7 +21,7 @@ PYTHON_BASE = "docker.io/library/python:3.11-slim-bookworm"
 DEMO_MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 KEPT = 3
-"""Archives of one image that stay in the cache."""
+"""Builds of one image that stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ ENGINES = "engines/ax_engines"
 IMAGES = (
     Image("ax-operator", "operator", "control", ("operator/ax_operator", "operator/ax_gateway", ENGINES)),
     Image("ax-gateway", "gateway", "control", ("operator/ax_operator", "operator/ax_gateway", ENGINES)),
-    Image("ax-envoy", "envoy", "envoy", base="docker.io/library/debian:bookworm-slim"),
+    Image("ax-envoy", "envoy", "envoy"),
     Image("ax-engines", "engines", "engines", (ENGINES,)),
     Image("ax-triton", "triton", "triton", (ENGINES,)),
     Image(
@@ -71,17 +73,18 @@ def chosen(names: Sequence[str], *, local: bool) -> tuple[Image, ...]:
 
 
 def build_all(names: Sequence[str] = ()) -> dict[str, Path]:
-    """Build what changed; return name → docker archive, ready for `Cluster.load_images`."""
+    """Build what changed; return name → OCI layout, ready for `Cluster.load_images`."""
     base = build.base_image()
-    archives = {}
+    layouts = {}
     for image in chosen(names, local=True):
-        target = cache_dir() / "images" / f"{image.name}-{VERSION}-{key(image, base)}.tar"
+        target = _cache() / f"{image.name}-{VERSION}-{key(image, base)}"
         if not target.exists():
+            below = build.wheels_image(image.lock, base)
             sources = [ROOT / source for source in image.sources]
-            build.archive(_containerfile(image), reference(image.name), base, image.lock, sources, target)
+            build.layout(_containerfile(image), reference(image.name), below, sources, target, _cache() / "blobs")
             _forget_old(target)
-        archives[image.name] = target
-    return archives
+        layouts[image.name] = target
+    return layouts
 
 
 def push(registry: str, names: Sequence[str] = (), base: str = "") -> Iterator[str]:
@@ -91,8 +94,10 @@ def push(registry: str, names: Sequence[str] = (), base: str = "") -> Iterator[s
     """
     for image in chosen(names, local=False):
         target = reference(image.name, registry.rstrip("/"))
-        sources = [ROOT / source for source in image.sources]
-        build.push(_containerfile(image), target, base or image.base, image.lock, sources)
+        below = base or image.base
+        if image.lock:
+            below = build.wheels_image(image.lock, below, pull=True)
+        build.push(_containerfile(image), target, below, [ROOT / source for source in image.sources])
         yield target
 
 
@@ -113,7 +118,8 @@ def key(image: Image, base: str) -> str:
     """Return twelve hex digits over everything that decides an image's content."""
     digest = hashlib.sha256(repr((image, base, VERSION)).encode())
     locks = [ROOT / "locks" / f"{image.lock}.txt"] if image.lock else []
-    for path in (_containerfile(image), *locks, *_files(ROOT / source for source in image.sources)):
+    wheels = ROOT / "engines" / "images" / "python.Containerfile"
+    for path in (_containerfile(image), wheels, *locks, *_files(ROOT / source for source in image.sources)):
         digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]
 
@@ -127,9 +133,14 @@ def _files(folders: Iterable[Path]) -> Iterator[Path]:
         yield from sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
+def _cache() -> Path:
+    return cache_dir() / "images"
+
+
 def _forget_old(target: Path) -> None:
-    """Delete all but the newest archives of an image."""
+    """Delete all but the newest builds of an image."""
     stem = target.name.rpartition("-")[0]
-    found = [path for path in target.parent.glob(f"{stem}-*.tar") if path.name.rpartition("-")[0] == stem]
-    for path in sorted(found, key=lambda archive: archive.stat().st_mtime)[:-KEPT]:
-        path.unlink(missing_ok=True)
+    found = [path for path in target.parent.glob(f"{stem}-*") if path.name.rpartition("-")[0] == stem]
+    with build.store():
+        for path in sorted(found, key=lambda layout: layout.stat().st_mtime)[:-KEPT]:
+            forget(path, _cache() / "blobs")

@@ -1,9 +1,6 @@
 """Cache keys change with everything that decides the result, and with nothing else."""
 
-import io
-import json
 import os
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +9,7 @@ import pytest
 from local import images
 from local.binaries import HYPERKUBE, KWOK
 from local.errors import LocalError
-from local.pause import REFERENCE, pack
 from local.process import runs, start_time
-from local.store import contents
 
 ENGINES = next(image for image in images.IMAGES if image.name == "ax-engines")
 
@@ -30,6 +25,7 @@ def test_an_image_key_depends_on_sources_lock_base_and_file(tmp_path: Path, monk
     monkeypatch.setattr(images, "ROOT", tmp_path)
     files = {
         "engines/images/engines.Containerfile": "FROM x",
+        "engines/images/python.Containerfile": "FROM y",
         "locks/engines.txt": "a==1",
         "engines/ax_engines/contract.py": "A = 1",
     }
@@ -65,18 +61,6 @@ def test_an_unknown_image_is_named_with_the_known_ones() -> None:
 def test_this_machine_builds_no_image_for_gpus() -> None:
     assert "ax-triton-tensorrt" not in [image.name for image in images.chosen([], local=True)]
     assert "ax-triton-tensorrt" in [image.name for image in images.chosen([], local=False)]
-
-
-def test_the_pause_archive_is_reproducible_and_complete(tmp_path: Path) -> None:
-    packed = pack(b"\x7fELF")
-    assert pack(b"\x7fELF") == packed
-    archive = tmp_path / "pause.tar"
-    archive.write_bytes(packed)
-    assert list(contents(archive)) == [REFERENCE]
-    with tarfile.open(fileobj=io.BytesIO(packed)) as opened:
-        member = opened.extractfile("manifest.json")
-        assert member is not None
-        assert set(json.load(member)[0]["Layers"]) <= set(opened.getnames())
 
 
 def test_a_process_is_told_from_a_later_one_with_its_id() -> None:
