@@ -85,6 +85,10 @@ def _install(arguments: argparse.Namespace) -> None:
     prepare(arguments.mode, kwok=True)
 
 
+def _demo(_: argparse.Namespace) -> None:
+    demo.run()
+
+
 def _images(arguments: argparse.Namespace) -> None:
     if arguments.action == "build":
         for archive in images.build_all(arguments.images).values():
@@ -113,7 +117,7 @@ _COMMANDS = {
     "kubeconfig": _kubeconfig,
     "install": _install,
     "images": _images,
-    "demo": lambda _: demo.run(),
+    "demo": _demo,
 }
 
 if __name__ == "__main__":
