@@ -24,6 +24,8 @@ class ProcessSettings(Setting):
     """Port of /metrics, /healthz and /readyz; 0 takes a free one."""
     resync_seconds: Annotated[float, Field(ge=1)] = 300.0
     """Between two complete lists, which find what the watches have missed."""
+    watch_lag_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """A change that a complete list has found and its watch has not told after this long: the watch is dead."""
     signals_seconds: Annotated[float, Field(gt=0, le=60)] = 2.0
     """Between two looks at the queues of serving pods."""
     progress_seconds: Annotated[float, Field(gt=0, le=600)] = 5.0

@@ -95,7 +95,7 @@ async def run(settings: Settings, process: ProcessSettings, kubeconfig: str | No
         fixed = Fixed(settings, load_catalogue(), load_gpus())
         operator = Operator(kube, fixed, process, signals=make_signals)
         framed = _Framed(operator, made[0])
-        http = Http(process.http_port, operator.metrics.render, framed.ailments, lambda: operator.ready)
+        http = Http(process.http_port, operator.render_metrics, framed.ailments, lambda: operator.ready)
         framed.http = await stack.enter_async_context(http)
         logger.info("Listening", extra={"port": http.port})
         await kopf.operator(

@@ -35,8 +35,6 @@ SETTLE_SECONDS = 1.0
 """Nodes and hosted APIs change in bursts; all models are looked at once, this long after the first change."""
 LISTING_SECONDS = 2.0
 """Between two attempts to list a kind at the start, while its CRD is not installed or the server is away."""
-WATCH_LAG_SECONDS = 30.0
-"""A change that a list has found and a watch has not told after this long: the watch is dead."""
 
 
 class ListingCluster(Cluster, Protocol):
@@ -115,6 +113,13 @@ class Operator:
                 found.append("the resync is dead")
         return found
 
+    def render_metrics(self) -> bytes:
+        """Return the series in Prometheus' text format; gauges are read now."""
+        self.metrics.depth.set(len(self.queue.backlog))
+        self.metrics.running.set(self.queue.backlog.running)
+        self.metrics.count_models(self.cache.select(AXMODEL))
+        return self.metrics.render()
+
     # --- news ---
 
     def heard(self, kind: Kind, type_: Literal["ADDED", "MODIFIED", "DELETED"] | None, manifest: Manifest) -> None:
@@ -137,10 +142,10 @@ class Operator:
             self.wake(key)
 
     def _reported(self, change: Change) -> None:
-        """Take over the answer to a status that we wrote: no reason to look at the same object again."""
+        """Take over the answer to a status that we wrote; only a condition that flipped calls for another look."""
         meta = (change.new or {})["metadata"]
         own = store_key(meta["namespace"]) if change.kind == AXENGINE else model_key(meta["namespace"], meta["name"])
-        self._noted(change, without=None if change.respecified else own)
+        self._noted(change, without=None if change.respecified or _flipped(change) else own)
 
     # --- work ---
 
@@ -150,8 +155,6 @@ class Operator:
                 self.wake(model_key(model["metadata"]["namespace"], model["metadata"]["name"]))
             return None
         started, result = time.perf_counter(), "failed"
-        self.metrics.depth.set(len(self.queue.backlog))
-        self.metrics.running.set(self.queue.backlog.running)
         try:
             again = await self._reconciler.reconcile(key)
             result = "done"
@@ -159,7 +162,6 @@ class Operator:
         finally:
             self.metrics.reconciles.labels(key.kind, result).inc()
             self.metrics.seconds.labels(key.kind).observe(time.perf_counter() - started)
-            self.metrics.running.set(self.queue.backlog.running)
 
     # --- lists ---
 
@@ -184,7 +186,6 @@ class Operator:
             for model in self.cache.select(AXMODEL):
                 key = model_key(model["metadata"]["namespace"], model["metadata"]["name"])
                 self.queue.add(key, self._process.resync_seconds * random.random())  # noqa: S311
-            self.metrics.count_models(self.cache.select(AXMODEL))
 
     async def resync(self, kind: Kind) -> None:
         """List one kind; what the watch has not told in time is repaired, and the watch counts as dead."""
@@ -195,7 +196,7 @@ class Operator:
             return
         if not self._behind(kind, items, version):
             return
-        await asyncio.sleep(WATCH_LAG_SECONDS)
+        await asyncio.sleep(self._process.watch_lag_seconds)
         missed = self.cache.replace(kind, items, version)
         for change in missed:
             self._noted(change)
@@ -213,3 +214,10 @@ class Operator:
                 return True
         known_of = ((address_of(kind, each), each) for each in self.cache.select(kind))
         return any(address not in listed and version_of(each) <= int(version) for address, each in known_of)
+
+
+def _flipped(change: Change) -> bool:
+    found = [
+        {(c["type"], c["status"]) for c in (o.get("status") or {}).get("conditions") or ()} for o in change.objects
+    ]
+    return found[0] != found[-1]
