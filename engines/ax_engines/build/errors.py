@@ -6,9 +6,9 @@ BuildError
   model     ConfigInvalid, ArchitectureUnknown, ArchitectureMismatch, EngineMismatch
   network   Unreachable, AccessDenied, SecretInvalid, GatedRepository, RepositoryNotFound, RevisionNotFound,
             ChecksumMismatch
-  store     StoreFull, StoreUnwritable
+  store     StoreFull, StoreUnwritable, VolumeFailed
   command   CommandFailed, CommandMissing, OutputMissing, OutOfMemory, NoGpu, CalibrationMissing
-  task      TaskInvalid
+  task      TaskInvalid, InternalError
 """
 
 from __future__ import annotations

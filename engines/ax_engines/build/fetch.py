@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from ax_engines.build import store
@@ -161,7 +161,7 @@ class Fetch:
                     with self._origin.open(file, have) as stream:
                         while counted < file.size and (data := stream.read(min(CHUNK, file.size - counted))):
                             if self._stop.is_set():
-                                raise BuildError("Stopped", "another file failed")
+                                raise CancelledError("another file failed")
                             out.write(data)
                             digest.update(data)
                             counted += len(data)
