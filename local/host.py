@@ -61,7 +61,7 @@ def make_cgroups(addresses: Addresses) -> list[str]:
         have = set((CGROUPS / "cgroup.controllers").read_text().split())
         missing = [name for name in V2_CONTROLLERS if name in have - set(control.read_text().split())]
         if missing:
-            control.write_text(" ".join(f"+{name}" for name in missing))
+            _switch_on(control, missing)
         (CGROUPS / addresses.cgroup).mkdir(exist_ok=True)
         return missing
     for hierarchy in CGROUPS.iterdir():
@@ -71,6 +71,16 @@ def make_cgroups(addresses: Addresses) -> list[str]:
         parent = CGROUPS / "cpuset" / setting
         (parent.parent / addresses.cgroup / setting).write_text(parent.read_text())
     return []
+
+
+def _switch_on(control: Path, controllers: list[str]) -> None:
+    try:
+        control.write_text(" ".join(f"+{name}" for name in controllers))
+    except OSError as error:
+        raise LocalError(
+            f"cgroup controllers {', '.join(controllers)} cannot be switched on in {control} ({error.strerror}); "
+            "in a container this needs its processes moved out of the root cgroup: run it on the host, or use kind"
+        ) from error
 
 
 def remove_cgroups(addresses: Addresses, switched_on: list[str], seconds: float = 20) -> None:

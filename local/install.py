@@ -64,7 +64,15 @@ def ensure_programs(programs: dict[str, str]) -> None:
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         for command in (
             ["apt-get", "update", "--quiet=2"],
-            ["apt-get", "install", "--yes", "--quiet=2", "--no-install-recommends", *missing],
+            [
+                "apt-get",
+                "install",
+                "--yes",
+                "--quiet=2",
+                "--option=DPkg::Lock::Timeout=300",
+                "--no-install-recommends",
+                *missing,
+            ],
         ):
             done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
             if done.returncode:
