@@ -42,6 +42,8 @@ class Remote:
     ranges: bool = True
     redirect: str | None = None
     """Where downloads are sent on to."""
+    stall: threading.Event | None = None
+    """Downloads of weights to their end stop after half until this is set."""
     url: str = ""
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -100,7 +102,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(part)))
         self.end_headers()
-        if copying and remote.spend("resets"):
+        if copying and remote.stall:
+            self.wfile.write(part[: len(part) // 2])
+            self.wfile.flush()
+            remote.stall.wait(60)
+            self.wfile.write(part[len(part) // 2 :])
+        elif copying and remote.spend("resets"):
             self.wfile.write(part[: len(part) // 2])
             self.wfile.flush()
             # Closing with a linger time of zero makes the kernel send RST.

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import stat
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -323,25 +321,6 @@ def test_killed_at_any_moment_and_run_again_it_ends_the_same(places: Places) -> 
     assert store.published(places, spec.name, spec)
     assert sorted(p.name for p in places.store.iterdir()) == [".staging", spec.name]
     assert not list((places.store / ".staging").iterdir())
-
-
-def test_a_program_that_is_told_to_stop_stops(places: Places, spec: ArtifactSpec) -> None:
-    big = places.source / "model" / "model-00001-of-00002.safetensors"
-    write_safetensors(big, rows=10)
-    spec = spec_of(resolved(places))
-    pipe = places.store.parent / "termination-log"
-    os.mkfifo(pipe)  # the program waits here with its last word, its handler installed
-    child = subprocess.Popen([sys.executable, "-m", "ax_engines", "fetch"], env=environment(places, spec))
-    wait_until((places.staging(spec.name) / "source" / big.name).exists)
-    child.send_signal(signal.SIGTERM)
-    assert child.wait(30) == 128 + signal.SIGTERM
-
-
-def wait_until(done: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def test_the_program_writes_its_last_word(places: Places, spec: ArtifactSpec) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -336,3 +339,25 @@ def test_a_truncated_shard_of_a_hub_is_never_published(places: Places, hub: Remo
     result = run("publish", build_task(spec), places)
     assert (result.ok, result.reason) == (False, "Truncated")
     assert not places.final(spec.name).exists()
+
+
+def test_a_download_that_is_told_to_stop_stops_and_is_continued(places: Places, hub: Remote) -> None:
+    source = hub_source(hub)
+    spec = planned(source, places)
+    hub.stall = threading.Event()
+    env = {"AX_ROOT": str(places.store.parent), "AX_TASK": build_task(spec), "AX_PROGRESS_PORT": "0"}
+    child = subprocess.Popen([sys.executable, "-m", "ax_engines", "fetch"], env=os.environ | env)
+    half = [len(hub.files[f"model-0000{n}-of-00002.safetensors"]) // 2 for n in (1, 2)]
+    parts = [places.staging(spec.name) / "source" / f"model-0000{n}-of-00002.safetensors.part" for n in (1, 2)]
+    end = time.monotonic() + 60
+    while [p.stat().st_size if p.exists() else 0 for p in parts] != half:
+        assert time.monotonic() < end, "the halves never arrived"
+        time.sleep(0.02)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(30) == 128 + signal.SIGTERM
+    hub.stall.set()
+    before = len(hub.requests)
+    assert fetch(source, spec, places) == []
+    ranges = [headers["range"] for _, headers in hub.requests[before:] if "range" in headers]
+    assert ranges == [f"bytes={half[0]}-", f"bytes={half[1]}-"]
+    assert published(places, spec)[SHARD] == tree(places.source / "model")[SHARD]

@@ -163,6 +163,7 @@ class Fetch:
                             if self._stop.is_set():
                                 raise CancelledError("another file failed")
                             out.write(data)
+                            out.flush()  # a kill leaves to the next run all that came
                             digest.update(data)
                             counted += len(data)
                             self._tracker.add(len(data), file.path)
