@@ -50,13 +50,13 @@ class Cluster:
             if found is not None and found.alive():
                 _same(found, mode, kwok)
                 cluster = cls(found)
-                cluster._wait()
+                cluster._wait("Finding")
                 return cluster
             if found is not None:
                 lifecycle.stop(found)
             try:
                 cluster = cls(lifecycle.start(name, mode, kwok))
-                cluster._wait()
+                cluster._wait("Starting")
             except BaseException:
                 broken = record.read(name)
                 if broken is not None:
@@ -161,7 +161,7 @@ class Cluster:
             raise LocalError(f"{shown} failed ({done.returncode}): {done.stderr.strip()}")
         return done.stdout
 
-    def _wait(self) -> None:
+    def _wait(self, doing: str) -> None:
         api = Api(self.server, self.folder)
         waits: list[tuple[str, Callable[[], bool]]] = [("API server", api.ready)]
         waits.append(
@@ -171,7 +171,7 @@ class Cluster:
         if self.mode == "node":
             waits.append(("node", lambda: self._node_ready(api)))
             waits.append(("DNS", self._dns_answers))
-        with step(f"Starting cluster {self.name} ({self.mode})") as running:
+        with step(f"{doing} cluster {self.name} ({self.mode})") as running:
             deadline = time.monotonic() + PATIENCE_S
             for what, answer in waits:
                 running.at(f"waiting for the {what}")
