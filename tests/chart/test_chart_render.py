@@ -24,6 +24,17 @@ INSECURE = ("--set", "gateway.tls.insecure=true")
 LEAST = (*REGISTRY, *INSECURE)
 
 
+class Readable(yaml.SafeDumper):
+    """Writes files inside of objects line by line."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+Readable.add_representer(str, _text)
+
+
 def one(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
     (found,) = [o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name]
     return found
@@ -47,7 +58,7 @@ def test_rendered_objects_are_the_golden_ones(case: str, render: Any) -> None:
     elsewhere = {"CustomResourceDefinition", "ax-dashboards"}  # files of their own
     objects = [o for o in everything if not elsewhere & {o["kind"], o["metadata"]["name"]}]
     objects.sort(key=lambda o: (o["kind"], o["metadata"]["name"]))
-    text = yaml.safe_dump_all(objects, sort_keys=True, allow_unicode=True, width=1000)
+    text = yaml.dump_all(objects, Dumper=Readable, sort_keys=True, allow_unicode=True, width=1000)
     golden = DATA / f"{case}.golden.yaml"
     if os.environ.get("AX_GOLDEN") == "write":
         golden.write_text(text, encoding="utf-8")
