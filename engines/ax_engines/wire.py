@@ -65,7 +65,8 @@ class GenerateRequest:
     """One generation: a rendered prompt (or token ids), its sampling, and when nobody waits for it any more.
 
     `deadline` is a Unix time in seconds; `guided` is `{"json": schema}` or `{"json_object": true}`; `images` are
-    data URLs; `channel` and `key` say where the answers go and what they are called there.
+    data URLs; `special` asks for the tokens with which the tokenizer begins a text (a chat template prints its own);
+    `channel` and `key` say where the answers go and what they are called there.
     """
 
     id: str
@@ -76,6 +77,7 @@ class GenerateRequest:
     guided: dict[str, Any] | None = None
     deadline: float | None = None
     n: int = 1
+    special: bool = False
     channel: str | None = None
     key: int = 0
 

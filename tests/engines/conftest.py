@@ -14,7 +14,7 @@ from tests.engines.serving import Pod, pod, write_engine
 @pytest.fixture(scope="session")
 def model_pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     """The small chat model on llama.cpp, 4 slots of 1024 tokens, a queue of 16."""
-    with pod(tmp_path_factory.mktemp("model"), {"AX_DRAIN_GRACE": "0"}, threads=2) as one:
+    with pod(tmp_path_factory.mktemp("model"), {"AX_DRAIN_GRACE": "0"}, threads=1) as one:
         write_engine(one.store)
         one.start()
         yield one

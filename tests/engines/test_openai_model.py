@@ -46,12 +46,12 @@ def test_a_stream_says_the_same_and_ends_with_its_usage(client: openai.OpenAI) -
 
 
 def test_without_max_tokens_an_answer_goes_on_to_the_end_of_the_context(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(
-        model="smollm2", messages=CAPITAL, temperature=0, extra_body={"ignore_eos": True}
+    answer = client.completions.create(
+        model="smollm2", prompt=[504] * 980, temperature=0, extra_body={"ignore_eos": True}
     )
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage
-    assert answer.usage.total_tokens == 1024
+    assert (answer.usage.completion_tokens, answer.usage.total_tokens) == (44, 1024)
 
 
 def test_a_prompt_larger_than_the_context_is_refused_with_both_sizes(client: openai.OpenAI) -> None:

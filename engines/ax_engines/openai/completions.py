@@ -27,7 +27,7 @@ def completion_requests(
     count = len(texts) + len(tokens)
     ids = [request_id if count == 1 else f"{request_id}-{at}" for at in range(count)]
     return [
-        GenerateRequest(one, sampling, prompt=text, token_ids=ids_, guided=form, deadline=deadline, n=n)
+        GenerateRequest(one, sampling, prompt=text, token_ids=ids_, guided=form, deadline=deadline, n=n, special=True)
         for one, (text, ids_) in zip(ids, [(t, None) for t in texts] + [(None, tuple(t)) for t in tokens], strict=True)
     ]
 

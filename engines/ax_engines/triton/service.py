@@ -132,7 +132,7 @@ class Service:
         """End every request, channel and thread; the engine is the caller's to stop."""
         with self._lock:
             streams, channels = list(self._streams.values()), list(self._channels.values())
-        for stream in streams:
+        for stream in reversed(streams):
             self._end(stream, EngineError(503, "The model is being stopped; retry.", "stopping", 1))
         for outlet in channels:
             self._delivery.close(outlet)
@@ -230,7 +230,7 @@ class Service:
             names = [name for name, one in self._channels.items() if one is outlet]
             for name in names:
                 del self._channels[name]
-        for stream in mine:
+        for stream in reversed(mine):  # those that wait first, so that none of them gets a slot
             self._end(stream, None)
         if names:
             self._delivery.close(outlet)

@@ -15,8 +15,8 @@ import secrets
 import shutil
 import socket
 import tempfile
-import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,6 @@ class LlamaCppEngine:
         self._server = xllamacpp.Server(params)
         self._grammar = xllamacpp.json_schema_to_grammar
         self._pool = ThreadPoolExecutor(options.slots, thread_name_prefix="llamacpp")
-        self._connections = threading.local()
 
     def submit(self, request: GenerateRequest, index: int, on_answer: OnAnswer) -> Handle:
         """Begin choice `index`; the admission never hands over more requests than there are threads."""
@@ -92,9 +91,9 @@ class LlamaCppEngine:
         del self._server
         shutil.rmtree(self._socket_folder, ignore_errors=True)
 
-    def tokenize(self, text: str) -> list[int]:
-        """Return the text's tokens; special tokens are recognized and none is added."""
-        body = json.dumps({"content": text, "add_special": False, "parse_special": True})
+    def tokenize(self, text: str, special: bool = False) -> list[int]:
+        """Return the text's tokens; those of special tokens are recognized, and added only with `special`."""
+        body = json.dumps({"content": text, "add_special": special, "parse_special": True})
         answer = self._post("/tokenize", body)
         tokens: list[int] = json.loads(answer)["tokens"]
         return tokens
@@ -102,7 +101,8 @@ class LlamaCppEngine:
     def _generate(self, request: GenerateRequest, index: int, handle: Handle, on_answer: OnAnswer) -> None:
         answers = Answers(index, handle, on_answer)
         try:
-            tokens = list(request.token_ids) if request.token_ids is not None else self.tokenize(request.prompt or "")
+            given = request.token_ids
+            tokens = self.tokenize(request.prompt or "", request.special) if given is None else list(given)
             room = self._context - len(tokens)
             refusal = unsupported(request) or refuse(len(tokens), room, request.sampling.max_tokens, self._context)
             if refusal:
@@ -121,18 +121,12 @@ class LlamaCppEngine:
         answers.end(None)
 
     def _post(self, path: str, body: str) -> bytes:
-        """Ask the server's socket; each thread keeps one connection."""
-        connection = getattr(self._connections, "http", None)
-        if connection is None:
-            connection = self._connections.http = UnixConnection(str(Path(self._socket_folder) / "llama.sock"))
+        """Ask the server's socket, over a connection of its own: the server closes idle ones."""
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
-        try:
+        with closing(UnixConnection(str(Path(self._socket_folder) / "llama.sock"))) as connection:
             connection.request("POST", path, body.encode(), headers)
             response = connection.getresponse()
             data: bytes = response.read()
-        except (OSError, http.client.HTTPException):
-            connection.close()  # reconnects at the next request
-            raise
         if response.status != 200:
             raise ValueError(f"tokenizing failed with status {response.status}")
         return data
