@@ -33,9 +33,9 @@ _MISSES = 0.01
 """Share of requests that may wait too long in the staffing formula, before caution corrects it."""
 _MISSES_AIMED_AT = 0.008
 """A little less than an SLO of 0.99 allows."""
-_CAUTION_PER_SECOND = 1 / 60
-"""A minute of misses adds one to the caution: the time a replica takes to start, typically."""
-_LEAST_CAUTION, _MOST_CAUTION = 0.3, 10.0
+_CAUTION_PER_SECOND = 1 / 120
+"""Two minutes of misses add one to the caution: about what one late start costs."""
+_LEAST_CAUTION, _MOST_CAUTION = 0.3, 4.0
 _START_SHARE = 0.5
 """Share of a start's cost that an account must gather. Half of it, since what is gathered is expected use."""
 _WAKING_WEIGHT = 20.0
@@ -73,7 +73,8 @@ def decide(load: Load, policy: Policy, memory: Memory, now: float) -> Decision:
         why = f"a busy replica saves {worth:.2f} times its price"
     else:
         terms = Terms(1.0, policy.window, policy.slots, most)
-        caution = _corrected(caution, asked, history, load, policy, step)
+        if memory.age >= policy.window:
+            caution = _corrected(caution, asked, history, load, policy, step)
         needed, why = _called_for(history, recent, caution, seconds, policy)
         accounts = opened(before, terms) if fresh else memory.accounts
         # Only requests call: what is expected without any keeps replicas for a window, and wakes none.

@@ -141,8 +141,9 @@ class Memory:
     recent: float = 0.0
     """Mean of the offered load over the last seconds."""
     history: History = NO_HISTORY
-    caution: float = 1.0
-    """Factor on the spread of demand that spare capacity covers, learned from misses."""
+    caution: float = 0.85
+    """Factor on the spread that spare capacity covers, learned from misses; begins below one, since whole replicas
+    round up."""
     accounts: Accounts = ()
     uses: Accounts = ()
     """The usual use of every layer of demand, in [0, 1]."""

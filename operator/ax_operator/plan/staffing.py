@@ -15,7 +15,7 @@ def delay_probability(beta: float) -> float:
     """Halfin and Whitt's limit of P(wait > 0) when beta * sqrt(R) slots are spare; 1 for beta <= 0."""
     if beta <= 0:
         return 1.0
-    density = exp(-0.5 * beta * beta) / _ROOT_TWO_PI
+    density = exp(-min(700.0, 0.5 * beta * beta)) / _ROOT_TWO_PI
     below = 1 - 0.5 * erfc(beta * _ROOT_HALF)
     return density / (density + beta * below)
 
@@ -28,12 +28,14 @@ def staffed_replicas(busy: float, spread: float, slots: int, most: int, patience
     """
     if busy <= 0:
         return 0
+    # A queue fed in bursts empties as much more slowly as its variance exceeds that of Poisson arrivals.
+    decay = patience * min(1.0, busy / (spread * spread)) if spread > 0 else patience
     low = max(1, ceil(min(busy / slots, most)))
     high = max(low, most)
     while low < high:
         middle = (low + high) // 2
         spare = middle * slots - busy
-        late = delay_probability(spare / spread) * exp(-min(50.0, spare * patience))
+        late = delay_probability(spare / spread if spread > 0 else inf) * exp(-min(50.0, spare * decay))
         low, high = (low, middle) if late <= misses else (middle + 1, high)
     return min(low, most)
 

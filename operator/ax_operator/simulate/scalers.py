@@ -55,6 +55,20 @@ class Ours:
         return decision.replicas
 
 
+class Planned:
+    """A schedule made beforehand, each replica asked for one cold start before it is needed."""
+
+    def __init__(self, schedule: tuple[int, ...], cell: float, setting: Setting) -> None:
+        self.period = cell
+        self.schedule = schedule
+        self.ahead = ceil(setting.cold_start / cell)
+
+    def replicas(self, view: View) -> int:
+        """See Scaler."""
+        cell = int(view.now / self.period)
+        return max(self.schedule[cell : cell + self.ahead + 1], default=0)
+
+
 def hpa_desired(current: int, metric: float, target: float, tolerance: float = 0.1) -> int:
     """ceil(current * metric / target), or current when the ratio is within the tolerance of one."""
     ratio = metric / target
@@ -82,6 +96,9 @@ class Hpa:
         current = max(1, view.ready + view.starting)
         if view.age:
             return current
+        if not self.advice:
+            # The controller counts the replicas it finds as its first advice.
+            self.advice.append((view.now, current))
         desired = hpa_desired(current, (view.running + view.waiting + view.held) / current, self.target)
         self.advice.append((view.now, desired))
         while self.advice[0][0] < view.now - self.window:
@@ -143,6 +160,9 @@ class Kpa:
         current = view.ready + view.starting
         if view.age:
             return current
+        if not self.seen and current > 1:
+            # It begins in panic mode where it finds more than one pod.
+            self.panicking, self.panic_replicas = view.now, current
         self.seen.append((view.now, view.running + view.waiting + view.held))
         while self.seen[0][0] <= view.now - self.stable:
             self.seen.popleft()
