@@ -89,6 +89,10 @@ def _present(program: str) -> bool:
 def _lacking(mode: Mode) -> list[str]:
     if platform.system() != "Linux":
         return [f"Linux is needed, this is {platform.system()}"]
+    if platform.machine() != "x86_64":
+        return [
+            f"an x86-64 processor is needed, this is {platform.machine()}: kubectl, helm and wheels are locked for it"
+        ]
     if mode == "control-plane":
         return []
     problems = []
