@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
@@ -16,21 +17,29 @@ from typing import Protocol
 from ax_gateway import xds
 from ax_gateway.admin import Admin, EnvoyAway
 from ax_gateway.api import Api
+from ax_gateway.envoy.gates import Outside
+from ax_gateway.envoy.routes import Patience, Verdicts
 from ax_gateway.envoy.words import on_prem_cluster, stat_name
 from ax_gateway.hold import Bounds, Hold
 from ax_gateway.load import Load, Loads, ModelLoad
 from ax_gateway.metrics import exposition
+from ax_gateway.outside import Addresses
 from ax_gateway.settings import Settings
-from ax_gateway.snapshot import Certificate, Shape, Snapshots
-from ax_gateway.table import Route, RouteTable
+from ax_gateway.snapshot import Certificate, Shape, Snapshots, Surroundings, WayOut
+from ax_gateway.table import Circumstances, Route, RouteTable, route_table
 from ax_gateway.world import Change, World
-from ax_operator.api.names import MODEL
-from ax_operator.kinds import AXMODEL, ENDPOINTSLICE, Kind
+from ax_operator.api.names import MODEL, USABLE_BY, USABLE_BY_GATEWAY
+from ax_operator.kinds import AXHOSTEDAPI, AXMODEL, ENDPOINTSLICE, SECRET, Kind
 from ax_operator.kube import Kube
 
 logger = logging.getLogger(__name__)
 
-WATCHES: tuple[tuple[Kind, str | None], ...] = ((AXMODEL, None), (ENDPOINTSLICE, MODEL))
+WATCHES: tuple[tuple[Kind, str | None], ...] = (
+    (AXMODEL, None),
+    (AXHOSTEDAPI, None),
+    (ENDPOINTSLICE, MODEL),
+    (SECRET, f"{USABLE_BY}={USABLE_BY_GATEWAY}"),
+)
 PACE_SECONDS = 0.05
 """The first change goes out at once, then at most one snapshot per this long."""
 SAVE_SECONDS = 1.0
@@ -50,13 +59,15 @@ class Agent:
     def __init__(self, settings: Settings, cluster: Cluster) -> None:
         self._settings = settings
         self._cluster = cluster
-        self._world = World(settings.bare_namespaces)
+        self._world = World(settings.hosted_plain_http)
         self._table = RouteTable()
         self._snapshot: xds.Snapshot | None = None
         self._taken: dict[str, str] = {}
         self._clusters: dict[str, Route] = {}
         self._changed = asyncio.Event()
         self._certificate: Certificate | None = None
+        self._addresses = Addresses(settings.excepted_networks, self._changed.set)
+        self._trusted = ""
         self._saving: asyncio.Task[None] | None = None
         self._admin = Admin(settings.admin_socket)
         self._xds = xds.Server(self._on_applied)
@@ -87,6 +98,7 @@ class Agent:
         """Serve until cancelled."""
         settings = self._settings
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._trusted = trusted_certificates(settings.ca_bundle)
         if settings.tls == "insecure":
             logger.warning("Clients are served without TLS, as the settings say")
         async with self._admin, asyncio.TaskGroup() as tasks:
@@ -97,6 +109,7 @@ class Agent:
                 await self._xds.start(settings.socket)
                 for kind, labels in WATCHES:
                     tasks.create_task(self._follow(kind, labels), name=f"watch {kind.plural}")
+                tasks.create_task(self._addresses.follow(), name="addresses")
                 if settings.tls == "required":
                     tasks.create_task(self._follow_certificate(), name="certificate")
                 await self._keep_up(hold_port)
@@ -106,7 +119,8 @@ class Agent:
                 await api.stop()
 
     async def _follow(self, kind: Kind, labels: str | None) -> None:
-        async for event in self._cluster.watch(kind, labels=labels):
+        namespace = self._settings.namespace if kind is SECRET else None
+        async for event in self._cluster.watch(kind, namespace, labels):
             if self._world.change(kind.kind, event):
                 self._changed.set()
         raise RuntimeError(f"the watch of {kind.plural} ended")
@@ -129,26 +143,35 @@ class Agent:
             await asyncio.sleep(CERTIFICATE_SECONDS)
 
     async def _keep_up(self, hold_port: int) -> None:
-        settings = self._settings
-        snapshots = Snapshots(
-            Shape(
-                settings.address,
-                settings.port,
-                hold_port,
-                settings.tls == "required",
-                settings.held_requests,
-            )
-        )
+        snapshots = Snapshots(self._shape(hold_port))
         last = await self._last_world()
         if last:
-            self._show(last.table(), snapshots)
+            self._show(last, snapshots)
         while True:
             self._changed.clear()
             if self._world.complete:
-                self._show(self._world.table(), snapshots)
+                last = None
+                self._show(self._world, snapshots)
                 self._save_soon()
+            elif last:
+                self._show(last, snapshots)
             await asyncio.sleep(PACE_SECONDS)
             await self._changed.wait()
+
+    def _shape(self, hold_port: int) -> Shape:
+        settings = self._settings
+        return Shape(
+            address=settings.address,
+            port=settings.port,
+            hold_port=hold_port,
+            tls=settings.tls == "required",
+            keys=settings.client_keys == "required",
+            held=settings.held_requests,
+            patience=Patience(settings.first_byte_seconds, settings.idle_seconds),
+            outside=Outside(
+                settings.hosted_first_byte_seconds, settings.idle_seconds, settings.proxy_address, settings.replicas
+            ),
+        )
 
     async def _last_world(self) -> World | None:
         """Wait for the cluster's world; out of patience return the one on disk, if there is one."""
@@ -159,7 +182,7 @@ class Agent:
                     self._changed.clear()
                 return None
         except TimeoutError:
-            last = World(self._settings.bare_namespaces)
+            last = World(self._settings.hosted_plain_http)
             found = last.load(self._path)
             logger.warning(
                 "Got no answer from the API server",
@@ -167,16 +190,35 @@ class Agent:
             )
             return last if found else None
 
-    def _show(self, table: RouteTable, snapshots: Snapshots) -> None:
-        """Make this table the truth for Envoy and for who waits."""
-        self._table = table
-        self._clusters = {on_prem_cluster(route.key): route for route in table.routes}
+    def _show(self, world: World, snapshots: Snapshots) -> None:
+        """Make this world the truth for Envoy and for who waits."""
+        self._addresses.want(world.apis.values())
+        ways_out = tuple(
+            WayOut(api, self._addresses.found.get(name, ()), world.hosted_key(api))
+            for name, api in sorted(world.apis.items())
+        )
+        now = Circumstances(self._settings.replicas, self._closed(ways_out), {})
+        bare = self._settings.bare_namespaces
+        self._table = route_table(world.models.values(), world.replicas, bare, world.apis, now)
+        self._clusters = {on_prem_cluster(route.key): route for route in self._table.routes}
         self._taken = {name: version for name, version in self._taken.items() if name in self._clusters}
-        self._hold.update(table)
-        self._snapshot = snapshots.build(table, self._certificate)
+        self._hold.update(self._table)
+        clients = tuple(client for _, client in sorted(world.clients.items()))
+        around = Surroundings(self._certificate, ways_out, clients, Verdicts(), self._trusted)
+        self._snapshot = snapshots.build(self._table, around)
         for name, route in self._clusters.items():
             self._hold.set_ready(route.key, self._is_live(name, route))
         self._xds.update(self._snapshot)
+
+    def _closed(self, ways_out: tuple[WayOut, ...]) -> dict[str, str]:
+        """Return why hosted APIs must not be used now."""
+        closed = dict(self._addresses.refused)
+        for way in ways_out:
+            if way.api.secret and way.key is None:
+                closed[way.api.name] = f"Secret {way.api.secret[0]!r} has no {way.api.secret[1]!r}"
+            elif not way.addresses:
+                closed.setdefault(way.api.name, "its name has not been resolved yet")
+        return closed
 
     def _on_applied(self, kind: str, name: str, version: str) -> None:
         if kind != xds.ENDPOINTS:
@@ -220,6 +262,16 @@ class Agent:
             waiting = held[route.key]
             loads[route.key] = ModelLoad(running=max(0, at_cluster - waiting), held=waiting)
         return loads
+
+
+def trusted_certificates(bundle: Path | None) -> str:
+    """Return the certificates by which hosted APIs are verified, as PEM text; raises OSError for a missing file."""
+    system = ssl.get_default_verify_paths().cafile
+    path = bundle or (Path(system) if system else None)
+    if path is None:
+        logger.warning("Found no certificates of the system: no hosted API can be verified")
+        return ""
+    return path.read_text()
 
 
 async def serve(settings: Settings) -> None:

@@ -89,6 +89,9 @@ class Hold:
         key, event = route.key, self._ready.setdefault(route.key, asyncio.Event())
         if event.is_set():
             return await self._catch_up(request, key)
+        if route.model.policy == "HostedOnly":
+            message = f"'{key}' is served by a hosted API alone, which this request may not go to or which is closed."
+            return self._ended(key, "refused", _refusal(message, 60))
         if route.model.while_unavailable != "Hold":
             return self._ended(key, "refused", _refusal(f"No replica of '{key}' is ready: try again later.", 10))
         if self.held.total() >= self._bounds.requests or self._bytes + size > self._bounds.body_bytes:

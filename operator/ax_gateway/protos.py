@@ -15,7 +15,6 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 
-TYPE_PREFIX = "type.googleapis.com/"
 DELTA_REQUEST = "envoy.service.discovery.v3.DeltaDiscoveryRequest"
 DELTA_RESPONSE = "envoy.service.discovery.v3.DeltaDiscoveryResponse"
 

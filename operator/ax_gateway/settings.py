@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ax_gateway.hosted import Network
 from ax_gateway.table import BareNames
 
 PREFIX = "AX_GATEWAY_"
@@ -44,6 +46,23 @@ class Settings(BaseModel):
     held_bytes: Annotated[int, Field(ge=0)] = 256 * 1024 * 1024
     patience: Annotated[float, Field(ge=0)] = 3.0
     """Seconds that an agent waits for the API server before it serves the last world."""
+    replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Gateways that share the load: limits are divided by it."""
+    client_keys: Literal["required", "none"] = "required"
+    """`none` lets everybody in who reaches the gateway."""
+    hosted_plain_http: bool = False
+    """Whether an AXHostedAPI may be http, for names inside the cluster."""
+    hosted_networks: str = ""
+    """Networks of hosted APIs that are allowed although they are loopback or link-local: comma-separated CIDRs."""
+    hosted_first_byte_seconds: Annotated[float, Field(gt=0)] = 120.0
+    first_byte_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """The longest wait for the first byte of a replica's answer, its own queue included."""
+    idle_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """The longest silence inside an answer."""
+    ca_bundle: Path | None = None
+    """PEM file of the certificates by which hosted APIs are verified; left out, the system's."""
+    proxy: Annotated[str, Field(pattern=r"^([A-Za-z0-9.-]+:[0-9]{1,5})?$")] = ""
+    """host:port of an HTTP proxy through which hosted APIs are reached."""
     drain_seconds: Annotated[float, Field(ge=0)] = 600.0
     """The longest stream that a stopping gateway waits for."""
     node: str = "ax-gateway"
@@ -54,6 +73,17 @@ class Settings(BaseModel):
         """`bare_names` as the route table wants it."""
         names = frozenset(name.strip() for name in self.bare_names.split(",") if name.strip())
         return "*" if "*" in names else names
+
+    @property
+    def excepted_networks(self) -> tuple[Network, ...]:
+        """`hosted_networks` as `hosted.allowed_addresses` wants it."""
+        return tuple(ip_network(text.strip()) for text in self.hosted_networks.split(",") if text.strip())
+
+    @property
+    def proxy_address(self) -> tuple[str, int] | None:
+        """Host and port of the proxy."""
+        host, _, port = self.proxy.partition(":")
+        return (host, int(port)) if host else None
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:

@@ -1,4 +1,4 @@
-"""A RouteTable as the resources that Envoy is sent; what did not change is neither built nor encoded again.
+"""A RouteTable and what surrounds it as the resources that Envoy is sent; what stayed the same is not made again.
 
 Pure but for its memory of the last snapshot. At a thousand models one changed endpoint costs one small resource.
 """
@@ -7,17 +7,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from ax_gateway import xds
-from ax_gateway.envoy import clusters, listener, routes
-from ax_gateway.envoy.words import CERTIFICATE, LISTENER, ROUTES, Resource, on_prem_cluster
-from ax_gateway.protos import TYPE_PREFIX, message_class, to_any, to_message
+from ax_gateway.envoy import access, clusters, gates, listener, routes
+from ax_gateway.envoy.words import (
+    CERTIFICATE,
+    KEYS_FILTER,
+    LISTENER,
+    RATES_FILTER,
+    ROUTES,
+    TRUSTED,
+    TYPE_PREFIX,
+    Resource,
+    gate,
+    hosted_cluster,
+    hosted_key,
+    on_prem_cluster,
+)
+from ax_gateway.hosted import HostedAPI
+from ax_gateway.keys import Client
+from ax_gateway.protos import message_class, to_any, to_message
 from ax_gateway.table import Route, RouteTable
 
+Encoded = dict[str, xds.Encoded]
 Certificate = tuple[str, str]
 """The PEM texts of a certificate chain and its private key."""
 ON_MATCH = "xds.type.matcher.v3.Matcher.OnMatch"
@@ -25,13 +41,36 @@ ON_MATCH = "xds.type.matcher.v3.Matcher.OnMatch"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the pod decides and no object changes: addresses, ports, the waiting places."""
+    """What the pod decides and no object changes: addresses, ports, bounds and how long anything may take."""
 
     address: str
     port: int
     hold_port: int
     tls: bool = False
+    keys: bool = False
     held: int = 1000
+    patience: routes.Patience = field(default_factory=routes.Patience)
+    outside: gates.Outside = field(default_factory=gates.Outside)
+
+
+@dataclass(frozen=True, slots=True)
+class WayOut:
+    """A hosted API with the addresses it was found at and its key."""
+
+    api: HostedAPI
+    addresses: tuple[str, ...] = ()
+    key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is around the routes: the clients' certificate, hosted APIs, clients and what the accounts say of them."""
+
+    certificate: Certificate | None = field(default=None, repr=False)
+    ways_out: tuple[WayOut, ...] = ()
+    clients: tuple[Client, ...] = ()
+    verdicts: routes.Verdicts = field(default_factory=routes.Verdicts)
+    trusted: str = field(default="", repr=False)
 
 
 def encoded(resource: Resource) -> xds.Encoded:
@@ -45,58 +84,111 @@ class Snapshots:
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
         self._kept: dict[tuple[str, str], tuple[Any, Any]] = {}
-        fixed = listener.listener(shape.address, shape.port, tls=shape.tls)
-        self._listener = encoded(fixed)
+        self._last: dict[tuple[str, str], tuple[Any, Any]] = {}
+        self._listener = encoded(listener.listener(shape.address, shape.port, shape.tls, shape.keys))
 
-    def build(self, table: RouteTable, certificate: Certificate | None = None) -> xds.Snapshot:
+    def build(self, table: RouteTable, around: Surroundings) -> xds.Snapshot:
         """Return the snapshot of a table; without a certificate a TLS listener waits for one."""
-        cluster, endpoints = {}, {}
-        kept, self._kept = self._kept, {}
-        for route in table.routes:
-            name = on_prem_cluster(route.key)
-            cluster[name] = self._keep(kept, "cluster", route.key, None, partial(self._cluster, route.key))
-            endpoints[name] = self._keep(kept, "endpoints", route.key, route.endpoints, partial(self._eds, route))
+        self._last, self._kept = self._kept, {}
         return {
-            xds.CLUSTER: cluster,
-            xds.ENDPOINTS: endpoints,
-            xds.SECRET: {CERTIFICATE: encoded(listener.certificate(*certificate))} if certificate else {},
-            xds.LISTENER: {LISTENER: self._listener},
-            xds.ROUTE: {ROUTES: self._routes(table, kept)},
+            xds.CLUSTER: dict(self._clusters(table, around)),
+            xds.ENDPOINTS: dict(self._endpoints(table, around)),
+            xds.SECRET: dict(self._secrets(around)),
+            xds.EXTENSION: self._keep("access", "", around.clients, partial(self._access, around.clients)),
+            xds.LISTENER: dict(self._listeners(around)),
+            xds.ROUTE: {ROUTES: self._routes(table, around)},
         }
 
-    def _cluster(self, key: str) -> xds.Encoded:
-        return encoded(clusters.on_prem(key, self._shape.held))
+    def _clusters(self, table: RouteTable, around: Surroundings) -> Iterator[tuple[str, xds.Encoded]]:
+        shape, gateways = self._shape, self._shape.outside.gateways
+        for found in table.routes:
+            make = partial(_one, clusters.on_prem, found.key, shape.held)
+            yield on_prem_cluster(found.key), self._keep("cluster", found.key, None, make)
+            if found.hosted:
+                pair = partial(_each, clusters.both, found.key, found.hosted.name, shape.held)
+                yield from self._keep("both", found.key, found.hosted.name, pair).items()
+        for way in around.ways_out:
+            name = way.api.name
+            make = partial(_one, gates.gate_cluster, way.api, gateways)
+            yield gate(name), self._keep("gate", name, way.api, make)
+            make = partial(_one, gates.api_cluster, way.api, shape.outside)
+            yield hosted_cluster(name), self._keep("api", name, way.api, make)
 
-    def _eds(self, route: Route) -> xds.Encoded:
-        return encoded(clusters.assignment(route, self._shape.hold_port))
+    def _endpoints(self, table: RouteTable, around: Surroundings) -> Iterator[tuple[str, xds.Encoded]]:
+        for found in table.routes:
+            make = partial(_one, clusters.assignment, found, self._shape.hold_port)
+            source = (found.endpoints, found.hosted is None, found.model.while_unavailable)
+            yield on_prem_cluster(found.key), self._keep("endpoints", found.key, source, make)
+        for way in around.ways_out:
+            make = partial(_one, gates.api_assignment, way.api, way.addresses)
+            yield hosted_cluster(way.api.name), self._keep("addresses", way.api.name, way, make)
 
-    def _routes(self, table: RouteTable, kept: dict[tuple[str, str], tuple[Any, Any]]) -> xds.Encoded:
+    def _secrets(self, around: Surroundings) -> Iterator[tuple[str, xds.Encoded]]:
+        if around.certificate:
+            yield CERTIFICATE, encoded(listener.certificate(*around.certificate))
+        if around.trusted:
+            make = partial(_one, gates.trusted_secret, around.trusted)
+            yield TRUSTED, self._keep("trusted", "", around.trusted, make)
+        for way in around.ways_out:
+            if way.key:
+                yield hosted_key(way.api.name), encoded(gates.key_secret(way.api.name, way.key))
+
+    def _listeners(self, around: Surroundings) -> Iterator[tuple[str, xds.Encoded]]:
+        yield LISTENER, self._listener
+        for way in around.ways_out:
+            with_key = way.api.secret is not None
+            make = partial(_one, gates.gate_listener, way.api, self._shape.outside, with_key)
+            yield gate(way.api.name), self._keep("listener", way.api.name, way.api, make)
+
+    def _access(self, clients: tuple[Client, ...]) -> Encoded:
+        if not self._shape.keys:
+            return {}
+        rates = access.rates(clients, self._shape.outside.gateways)
+        return {KEYS_FILTER: encoded(access.keys(clients)), RATES_FILTER: encoded(rates)}
+
+    def _routes(self, table: RouteTable, around: Surroundings) -> xds.Encoded:
         """Encode the route configuration around parsed entries: parsing all of them anew takes a third of a second."""
-        frame = routes.route_configuration(table, entries={})
+        frame = routes.route_configuration(table, {}, self._shape.outside.gateways, around.verdicts)
         message: Any = to_message(frame["@type"].removeprefix(TYPE_PREFIX), _without_type(frame))
         digest = hashlib.sha256(_json(frame).encode())
-        by_model = message.virtual_hosts[0].matcher.matcher_list.matchers[0].on_match.matcher
-        for route in table.routes:
-            version, entry = self._keep(kept, "route", route.key, route, partial(_entry, route))
-            for name in route.names:
+        cases = message.virtual_hosts[0].matcher.matcher_list.matchers
+        by_model = next(case for case in cases if case.on_match.HasField("matcher")).on_match.matcher
+        limited = [client for client in around.clients if client.policy.models is not None]
+        for found in table.routes:
+            allowed = _allowed(found, limited)
+            make = partial(self._entry, found, allowed)
+            version, entry = self._keep("route", found.key, (found, allowed), make)
+            for name in found.names:
                 digest.update(f"{name}={version};".encode())
                 by_model.matcher_tree.exact_match_map.map[name].CopyFrom(entry)
         packed: Any = message_class("google.protobuf.Any")()
         packed.Pack(message, TYPE_PREFIX.rstrip("/"), deterministic=True)
         return xds.Encoded(digest.hexdigest()[:16], packed.SerializeToString())
 
-    def _keep(
-        self, kept: dict[tuple[str, str], tuple[Any, Any]], kind: str, key: str, source: Any, make: Callable[[], Any]
-    ) -> Any:
-        old = kept.get((kind, key))
+    def _entry(self, found: Route, allowed: tuple[str, ...] | None) -> tuple[str, Any]:
+        fields = routes.on_match(found, self._shape.patience, allowed)
+        return _version(fields), to_message(ON_MATCH, fields)
+
+    def _keep(self, kind: str, key: str, source: Any, make: Callable[[], Any]) -> Any:
+        old = self._last.get((kind, key))
         value = old[1] if old and old[0] == source else make()
         self._kept[kind, key] = (source, value)
         return value
 
 
-def _entry(route: Route) -> tuple[str, Any]:
-    fields = routes.on_match(route)
-    return _version(fields), to_message(ON_MATCH, fields)
+def _allowed(found: Route, limited: list[Client]) -> tuple[str, ...] | None:
+    if not limited:
+        return None
+    names = set(found.names)
+    return tuple(sorted(client.tag for client in limited if names & set(client.policy.models or ())))
+
+
+def _one(make: Callable[..., Resource], *of: Any) -> xds.Encoded:
+    return encoded(make(*of))
+
+
+def _each(make: Callable[..., list[Resource]], *of: Any) -> Encoded:
+    return {resource["name"]: encoded(resource) for resource in make(*of)}
 
 
 def _without_type(resource: Resource) -> Resource:

@@ -5,12 +5,14 @@ Pure. The gateway's agents configure Envoy from it and the operator reports `Rou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ax_gateway.hosted import HostedAPI
 from ax_operator.api.axmodel import AXModelSpec
-from ax_operator.api.names import MODEL, PORT_HTTP
+from ax_operator.api.names import MODEL, PORT_HTTP, SLOTS
 from ax_operator.api.schema import seconds
 
 Policy = Literal["OnPremFirst", "HostedFirst", "OnPremOnly", "HostedOnly"]
@@ -29,8 +31,16 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Replicas:
+    """The ready replicas of a model, and how many requests each of them serves at once (None: unknown)."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    slots: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRoute:
-    """What an AXModel asks of the gateway; `created` is its RFC 3339 creation time, `hold_timeout` in seconds."""
+    """What an AXModel asks of the gateway; `created` is its RFC 3339 creation time, times are in seconds."""
 
     namespace: str
     name: str
@@ -41,6 +51,7 @@ class ModelRoute:
     hold_timeout: float = 300.0
     residency: Residency = "OnPrem"
     hosted: str | None = None
+    max_wait: float = 0.0
 
     @property
     def key(self) -> str:
@@ -58,12 +69,43 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True)
+class HostedRefusal:
+    """A hosted API that a model asks for and does not get now."""
+
+    model: str
+    api: str
+    reason: Literal["NotFound", "NotAllowed", "Closed"]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What changes from minute to minute: gateways that share the load, closed APIs, how long requests take."""
+
+    gateways: int = 1
+    closed: Mapping[str, str] = field(default_factory=dict)
+    """Why an API must not be used now, by its name."""
+    service_seconds: Mapping[str, float] = field(default_factory=dict)
+    """How long a request of a model takes at a replica, by `<namespace>/<name>`."""
+
+
+USUAL_SERVICE_SECONDS = 10.0
+"""Assumed until a model's own requests have been measured."""
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
-    """One model as the gateway serves it: every name that leads to it, and its ready replicas."""
+    """One model as the gateway serves it: every name that leads to it, its ready replicas, its hosted API.
+
+    `hosted` is None whenever no request of this model may leave: by residency, policy, permission or budget.
+    `limit` is how many requests this gateway sends on-prem before others overflow; None means no bound.
+    """
 
     model: ModelRoute
     names: tuple[str, ...]
     endpoints: tuple[Endpoint, ...] = ()
+    hosted: HostedAPI | None = None
+    limit: int | None = None
 
     @property
     def key(self) -> str:
@@ -76,7 +118,8 @@ class RouteTable:
     """All routes, sorted by key, each name in exactly one of them; and the names that could not be given."""
 
     routes: tuple[Route, ...] = ()
-    conflicts: tuple[Conflict, ...] = field(default=())
+    conflicts: tuple[Conflict, ...] = ()
+    refusals: tuple[HostedRefusal, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,41 +141,63 @@ def model_route(manifest: Mapping[str, Any]) -> ModelRoute:
         hold_timeout=seconds(routing.hold_timeout),
         residency=routing.data_residency,
         hosted=routing.hosted.api_ref if routing.hosted else None,
+        max_wait=seconds(routing.overflow.max_wait) if routing.overflow.max_wait else 0.0,
     )
 
 
-def endpoints_by_model(slices: Iterable[Mapping[str, Any]]) -> dict[str, tuple[Endpoint, ...]]:
-    """Return the ready endpoints per `<namespace>/<name>` from EndpointSlices that carry the model's label.
+def replicas_by_model(slices: Iterable[Mapping[str, Any]]) -> dict[str, Replicas]:
+    """Return the ready replicas per `<namespace>/<name>` from EndpointSlices that carry the model's label.
 
     A terminating pod has left, whatever it says about its readiness; an unknown readiness counts as ready, as the
     API says. The same address in two slices counts once.
     """
-    found: dict[str, set[Endpoint]] = {}
+    ready: dict[str, set[Endpoint]] = {}
+    slots: dict[str, int] = {}
     for each in slices:
         meta = each["metadata"]
-        model = (meta.get("labels") or {}).get(MODEL)
+        labels = meta.get("labels") or {}
         ports = [port["port"] for port in each.get("ports") or () if port.get("name") == PORT_HTTP]
-        if not model or not ports or each.get("addressType") not in ("IPv4", "IPv6"):
+        if not labels.get(MODEL) or not ports or each.get("addressType") not in ("IPv4", "IPv6"):
             continue
-        ready = found.setdefault(f"{meta['namespace']}/{model}", set())
+        key = f"{meta['namespace']}/{labels[MODEL]}"
+        found = ready.setdefault(key, set())
+        if str(labels.get(SLOTS, "")).isdecimal():
+            slots[key] = int(labels[SLOTS])
         for endpoint in each.get("endpoints") or ():
             conditions = endpoint.get("conditions") or {}
             if conditions.get("ready") is not False and not conditions.get("terminating"):
-                ready.add(Endpoint(endpoint["addresses"][0], ports[0]))
-    return {key: tuple(sorted(ready)) for key, ready in found.items()}
+                found.add(Endpoint(endpoint["addresses"][0], ports[0]))
+    return {key: Replicas(tuple(sorted(found)), slots.get(key)) for key, found in ready.items()}
 
 
 def route_table(
     models: Iterable[ModelRoute],
-    endpoints: Mapping[str, tuple[Endpoint, ...]],
+    replicas: Mapping[str, Replicas],
     bare_names: BareNames = frozenset(),
+    apis: Mapping[str, HostedAPI] | None = None,
+    now: Circumstances | None = None,
 ) -> RouteTable:
-    """Give every model its names: `<namespace>/<name>`, and the served names that are free.
+    """Give every model its names, its replicas and, where it may have one, its hosted API.
 
     Served names count only from the namespaces in `bare_names`. The oldest model keeps a name, then the first by
     key; nobody takes a name that is another model's `<namespace>/<name>`.
     """
+    now = now or Circumstances()
     by_age = sorted(models, key=lambda model: (model.created, model.key))
+    names, conflicts = _names(by_age, bare_names)
+    routes, refusals = [], []
+    for model in sorted(by_age, key=lambda model: model.key):
+        found = replicas.get(model.key, Replicas())
+        hosted = _hosted(model, apis or {}, now)
+        if isinstance(hosted, HostedRefusal):
+            refusals.append(hosted)
+            hosted = None
+        limit = _limit(model, found, now) if hosted else None
+        routes.append(Route(model, tuple(sorted(names[model.key])), found.endpoints, hosted, limit))
+    return RouteTable(tuple(routes), tuple(conflicts), tuple(refusals))
+
+
+def _names(by_age: list[ModelRoute], bare_names: BareNames) -> tuple[dict[str, list[str]], list[Conflict]]:
     holders = {model.key: model.key for model in by_age}
     names: dict[str, list[str]] = {model.key: [model.key] for model in by_age}
     conflicts: list[Conflict] = []
@@ -145,8 +210,29 @@ def route_table(
                 conflicts.append(Conflict(model.key, served, holder))
             elif served not in names[model.key]:
                 names[model.key].append(served)
-    routes = (Route(model, tuple(sorted(names[model.key])), endpoints.get(model.key, ())) for model in by_age)
-    return RouteTable(
-        tuple(sorted(routes, key=lambda route: route.key)),
-        tuple(sorted(conflicts, key=lambda conflict: (conflict.model, conflict.served_name))),
-    )
+    return names, sorted(conflicts, key=lambda conflict: (conflict.model, conflict.served_name))
+
+
+def _hosted(model: ModelRoute, apis: Mapping[str, HostedAPI], now: Circumstances) -> HostedAPI | HostedRefusal | None:
+    """Return the API that may answer for a model now. Residency comes first: it holds in every other state."""
+    if model.residency != "Any" or model.policy == "OnPremOnly" or model.hosted is None:
+        return None
+    api = apis.get(model.hosted)
+    if api is None:
+        message = f"AXHostedAPI {model.hosted!r} does not exist or cannot be used"
+        return HostedRefusal(model.key, model.hosted, "NotFound", message)
+    if model.namespace not in api.namespaces:
+        message = f"AXHostedAPI {api.name!r} does not list namespace {model.namespace!r} in allowedNamespaces"
+        return HostedRefusal(model.key, api.name, "NotAllowed", message)
+    if api.name in now.closed:
+        return HostedRefusal(model.key, api.name, "Closed", now.closed[api.name])
+    return api
+
+
+def _limit(model: ModelRoute, found: Replicas, now: Circumstances) -> int | None:
+    """Return this gateway's share of the requests that the replicas serve, and let wait no longer than maxWait."""
+    if found.slots is None:
+        return None
+    service = now.service_seconds.get(model.key, USUAL_SERVICE_SECONDS)
+    room = found.slots * len(found.endpoints) * (1 + model.max_wait / service)
+    return max(1, math.ceil(room / max(1, now.gateways)))

@@ -1,6 +1,7 @@
 """What the cluster says, as far as the gateway needs it: kept in memory by watches, and on the pod's volume.
 
-The file lets a restarted agent serve its last world while the API server cannot be reached.
+The file lets a restarted agent serve its last world while the API server cannot be reached. It holds keys, so the
+volume is one in memory and the file is this user's alone.
 """
 
 from __future__ import annotations
@@ -8,19 +9,22 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from ax_gateway.table import BareNames, Endpoint, ModelRoute, RouteTable, endpoints_by_model, model_route, route_table
-from ax_operator.api.names import MODEL
+from ax_gateway.hosted import HostedAPI, Refused, hosted_api
+from ax_gateway.keys import BadKey, Client, client_of, is_client_key, secret_value
+from ax_gateway.table import ModelRoute, Replicas, model_route, replicas_by_model
+from ax_operator.api.names import CLIENT_KEY, MODEL, SLOTS
 
 logger = logging.getLogger(__name__)
 
 Manifest = dict[str, Any]
 Key = tuple[str, str]
-KINDS = ("AXModel", "EndpointSlice")
+KINDS = ("AXModel", "AXHostedAPI", "EndpointSlice", "Secret")
 
 
 class Change(Protocol):
@@ -33,14 +37,19 @@ class Change(Protocol):
 
 
 class World:
-    """The objects by kind, namespace and name; `table` is computed from them."""
+    """The objects by kind, namespace and name, and what they mean."""
 
-    def __init__(self, bare_names: BareNames) -> None:
-        self._bare_names = bare_names
+    def __init__(self, plain_http: bool = False) -> None:
+        self._plain_http = plain_http
         self._objects: dict[str, dict[Key, Manifest]] = {kind: {} for kind in KINDS}
-        self._models: dict[Key, ModelRoute] = {}
         self._slices_of: dict[str, set[Key]] = {}
-        self._endpoints: dict[str, tuple[Endpoint, ...]] = {}
+        self.models: dict[Key, ModelRoute] = {}
+        self.replicas: dict[str, Replicas] = {}
+        """By `<namespace>/<name>`, with at least one endpoint or known slots."""
+        self.apis: dict[str, HostedAPI] = {}
+        self.problems: dict[str, str] = {}
+        """Why an AXHostedAPI cannot be used as it is written, by name."""
+        self.clients: dict[str, Client] = {}
         self.synced: set[str] = set()
         """Kinds whose whole list has arrived."""
 
@@ -56,22 +65,25 @@ class World:
             return True
         meta = event.object["metadata"]
         key = (meta.get("namespace") or "", meta["name"])
-        if event.type == "DELETED":
-            old = self._objects[kind].pop(key, None)
-            self._forget(kind, key, old)
-            return old is not None
-        pruned = _pruned(kind, event.object)
         old = self._objects[kind].get(key)
-        if old == pruned:
+        new = None if event.type == "DELETED" else _pruned(kind, event.object)
+        if old == new:
             return False
-        self._objects[kind][key] = pruned
-        self._forget(kind, key, old)
-        self._learn(kind, key, pruned)
+        self._set(kind, key, new)
         return True
 
-    def table(self) -> RouteTable:
-        """Return who answers for which name."""
-        return route_table(self._models.values(), self._endpoints, self._bare_names)
+    def hosted_key(self, api: HostedAPI) -> str | None:
+        """Return the key of a hosted API, None where its Secret is missing or has none."""
+        if api.secret is None:
+            return None
+        name, entry = api.secret
+        for (_, found), secret in self._objects["Secret"].items():
+            if found == name:
+                try:
+                    return secret_value(secret, entry)
+                except BadKey as problem:
+                    _left_out("Secret", name, problem)
+        return None
 
     def save(self, path: Path) -> None:
         """Write the world for a later start; readable by this user alone."""
@@ -87,9 +99,8 @@ class World:
             listed = json.loads(path.read_bytes())
             for kind in KINDS:
                 for manifest in listed[kind]:
-                    key = (manifest["metadata"]["namespace"], manifest["metadata"]["name"])
-                    self._objects[kind][key] = manifest
-                    self._learn(kind, key, manifest)
+                    meta = manifest["metadata"]
+                    self._set(kind, (meta.get("namespace") or "", meta["name"]), manifest)
         except FileNotFoundError:
             return False
         except (OSError, ValueError, KeyError, TypeError) as problem:
@@ -97,47 +108,67 @@ class World:
             return False
         return True
 
-    def _learn(self, kind: str, key: Key, manifest: Manifest) -> None:
-        if kind == "AXModel":
-            try:
-                self._models[key] = model_route(manifest)
-            except ValidationError as problem:
-                logger.warning(
-                    "Left out an AXModel whose spec is invalid",
-                    extra={"namespace": key[0], "model": key[1], "reason": str(problem)},
-                )
-        elif kind == "EndpointSlice":
-            self._slices_of.setdefault(_model_of(manifest), set()).add(key)
-            self._count(_model_of(manifest))
+    def _set(self, kind: str, key: Key, manifest: Manifest | None) -> None:
+        """Put an object in place of the old one, or remove it, and know what follows from it."""
+        old = self._objects[kind].pop(key, None)
+        if manifest is not None:
+            self._objects[kind][key] = manifest
+        if kind == "EndpointSlice":
+            for each in (old, manifest):
+                if each is not None:
+                    self._count(each)
+        elif kind == "AXModel":
+            _learn(self.models, key, kind, manifest, model_route)
+        elif kind == "AXHostedAPI":
+            self.problems.pop(key[1], None)
+            reason = _learn(self.apis, key[1], kind, manifest, lambda found: hosted_api(found, self._plain_http))
+            if reason:
+                self.problems[key[1]] = reason
+        elif is_client_key(manifest or old or {"metadata": {}}):
+            _learn(self.clients, key[1], kind, manifest, client_of)
 
-    def _forget(self, kind: str, key: Key, old: Manifest | None) -> None:
-        if old is None:
-            return
-        if kind == "AXModel":
-            self._models.pop(key, None)
-        elif kind == "EndpointSlice":
-            self._slices_of[_model_of(old)].discard(key)
-            self._count(_model_of(old))
-
-    def _count(self, model: str) -> None:
-        slices = [self._objects["EndpointSlice"][key] for key in self._slices_of[model]]
-        found = endpoints_by_model(slices).get(model, ())
+    def _count(self, manifest: Manifest) -> None:
+        meta = manifest["metadata"]
+        model, key = f"{meta['namespace']}/{meta['labels'][MODEL]}", (meta["namespace"], meta["name"])
+        mine = self._slices_of.setdefault(model, set())
+        mine.add(key)
+        mine &= self._objects["EndpointSlice"].keys()
+        slices = [self._objects["EndpointSlice"][each] for each in mine]
+        found = replicas_by_model(slices).get(model)
         if found:
-            self._endpoints[model] = found
+            self.replicas[model] = found
         else:
-            self._endpoints.pop(model, None)
+            self.replicas.pop(model, None)
 
 
-def _model_of(manifest: Manifest) -> str:
-    meta = manifest["metadata"]
-    return f"{meta['namespace']}/{(meta.get('labels') or {}).get(MODEL)}"
+def _learn(
+    into: dict[Any, Any], key: Any, kind: str, manifest: Manifest | None, read: Callable[[Manifest], Any]
+) -> str:
+    """Keep what an object means under its key, or nothing; return why it means nothing."""
+    into.pop(key, None)
+    if manifest is None:
+        return ""
+    try:
+        into[key] = read(manifest)
+    except (ValidationError, Refused, BadKey) as problem:
+        _left_out(kind, manifest["metadata"]["name"], problem)
+        return str(problem)
+    return ""
+
+
+def _left_out(kind: str, name: str, problem: Exception) -> None:
+    logger.warning("Left out an object that cannot be used", extra={"kind": kind, "object": name, "why": str(problem)})
 
 
 def _pruned(kind: str, manifest: Manifest) -> Manifest:
     """Keep what a route depends on: everything else changes too often to look at."""
     meta = manifest["metadata"]
     kept: Manifest = {"metadata": {key: meta[key] for key in ("namespace", "name", "creationTimestamp") if key in meta}}
-    if kind == "AXModel":
+    labels = meta.get("labels") or {}
+    if kind in ("AXModel", "AXHostedAPI"):
         return kept | {"spec": manifest.get("spec")}
-    kept["metadata"]["labels"] = {MODEL: (meta.get("labels") or {}).get(MODEL)}
+    if kind == "Secret":
+        kept["metadata"]["labels"] = {CLIENT_KEY: labels.get(CLIENT_KEY)}
+        return kept | {"data": manifest.get("data") or {}}
+    kept["metadata"]["labels"] = {MODEL: labels.get(MODEL), SLOTS: labels.get(SLOTS)}
     return kept | {key: manifest.get(key) for key in ("addressType", "ports", "endpoints")}

@@ -17,7 +17,8 @@ from typing import Any
 
 import grpc
 
-from ax_gateway.protos import DELTA_REQUEST, DELTA_RESPONSE, TYPE_PREFIX, message_class
+from ax_gateway.envoy.words import TYPE_PREFIX
+from ax_gateway.protos import DELTA_REQUEST, DELTA_RESPONSE, message_class
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ ENDPOINTS = TYPE_PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
 SECRET = TYPE_PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
 LISTENER = TYPE_PREFIX + "envoy.config.listener.v3.Listener"
 ROUTE = TYPE_PREFIX + "envoy.config.route.v3.RouteConfiguration"
-ORDER = (CLUSTER, ENDPOINTS, SECRET, LISTENER, ROUTE)
+EXTENSION = TYPE_PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
+ORDER = (CLUSTER, ENDPOINTS, SECRET, EXTENSION, LISTENER, ROUTE)
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 METHOD = "DeltaAggregatedResources"
 WARMING_SECONDS = 2.0
@@ -200,14 +202,18 @@ class _Stream:
             self._warming |= with_endpoints
             self._warm_by = time.monotonic() + WARMING_SECONDS
             asyncio.get_running_loop().call_later(WARMING_SECONDS + 0.01, self.wake.set)
-        for kind in (ENDPOINTS, SECRET, LISTENER):
+        for kind in (ENDPOINTS, SECRET, EXTENSION):
             messages += self._send(kind, snapshot)
+        opened, closed = self._compare(LISTENER, snapshot)
+        if opened or self.kinds[LISTENER].answer:
+            messages.append(self._message(LISTENER, snapshot, opened, set()))
         self._warming &= set(snapshot.get(ENDPOINTS, {}))
         if self._warming and time.monotonic() < self._warm_by and self.kinds[ROUTE].sent:
             return messages
         messages += self._send(ROUTE, snapshot)
-        if gone:
-            messages.append(self._message(CLUSTER, snapshot, set(), gone))
+        for kind, names in ((LISTENER, closed), (CLUSTER, gone)):
+            if names:
+                messages.append(self._message(kind, snapshot, set(), names))
         return messages
 
     def _send(self, kind: str, snapshot: Snapshot) -> list[bytes]:

@@ -85,6 +85,7 @@ class Rig:
             "hold_port": self.hold_port,
             "tls": "insecure",
             "bare_names": "*",
+            "client_keys": "none",
         } | settings
         self.url = f"{'http' if self.settings['tls'] == 'insecure' else 'https'}://127.0.0.1:{self.port}"
         self.agent: asyncio.subprocess.Process | None = None

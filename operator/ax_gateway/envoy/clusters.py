@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from ax_gateway.envoy.words import ADS, HOLD_HEADER, Resource, on_prem_cluster, stat_name, typed
+from ax_gateway.envoy.words import (
+    ADS,
+    HOLD_HEADER,
+    Resource,
+    first_cluster,
+    gate,
+    on_prem_cluster,
+    over_cluster,
+    stat_name,
+    typed,
+)
 from ax_gateway.table import Route
 
 UNLIMITED = 1_000_000
@@ -50,6 +60,34 @@ def on_prem(key: str, held: int) -> Resource:
     )
 
 
+def both(key: str, api: str, held: int) -> list[Resource]:
+    """Return the two clusters that combine a model's replicas and its API, one for each order.
+
+    An attempt goes to its place in the list, or where nobody is there to the next. Their own limits count too.
+    """
+    orders = {
+        first_cluster(key): (on_prem_cluster(key), gate(api)),
+        over_cluster(key): (gate(api), on_prem_cluster(key)),
+    }
+    return [
+        typed(
+            "envoy.config.cluster.v3.Cluster",
+            name=name,
+            alt_stat_name=stat_name(name),
+            connect_timeout="1s",
+            lb_policy="CLUSTER_PROVIDED",
+            circuit_breakers={"thresholds": [limits(held)]},
+            cluster_type={
+                "name": "envoy.clusters.composite",
+                "typed_config": typed(
+                    "envoy.extensions.clusters.composite.v3.ClusterConfig", clusters=[{"name": each} for each in order]
+                ),
+            },
+        )
+        for name, order in orders.items()
+    ]
+
+
 def limits(held: int) -> Resource:
     """Return thresholds that stop nothing but a storm of retries."""
     return {
@@ -61,21 +99,31 @@ def limits(held: int) -> Resource:
 
 
 def assignment(route: Route, hold_port: int) -> Resource:
-    """Return a model's endpoints: replicas first, the waiting place only while there is none of them."""
-    replicas = [_endpoint(each.address, each.port) for each in route.endpoints]
+    """Return a model's endpoints: replicas first, the waiting place only while there is none of them.
+
+    Where a hosted API answers instead there is no waiting place: its emptiness is what makes requests go on.
+    """
+    localities: list[Resource] = [
+        {
+            "priority": 0,
+            "locality": {"zone": "replicas"},
+            "lb_endpoints": [endpoint(each.address, each.port, "onprem") for each in route.endpoints],
+        }
+    ]
+    if not (route.hosted and route.model.while_unavailable == "Hosted"):
+        hold = [endpoint("127.0.0.1", hold_port, "hold")]
+        localities.append({"priority": 1, "locality": {"zone": "hold"}, "lb_endpoints": hold})
     return typed(
         "envoy.config.endpoint.v3.ClusterLoadAssignment",
         cluster_name=on_prem_cluster(route.key),
-        endpoints=[
-            {"priority": 0, "locality": {"zone": "replicas"}, "lb_endpoints": replicas},
-            {"priority": 1, "locality": {"zone": "hold"}, "lb_endpoints": [_endpoint("127.0.0.1", hold_port, "hold")]},
-        ],
+        endpoints=localities,
         # One healthy replica of many keeps all requests.
         policy={"overprovisioning_factor": 100_000},
     )
 
 
-def _endpoint(address: str, port: int, by: str = "onprem") -> Resource:
+def endpoint(address: str, port: int, by: str) -> Resource:
+    """Return an endpoint and who answers there, for `x-ax-served-by` and the accounts."""
     return {
         "endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}},
         "metadata": {"filter_metadata": {"ax": {"by": by}}},

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from ax_gateway.envoy.lua import NEEDS
 from ax_gateway.envoy.replies import local_replies
 from ax_gateway.envoy.words import (
     ADS,
     CERTIFICATE,
+    CLIENT_HEADER,
+    FINAL_HEADER,
     HOLD_HEADER,
+    KEYS_FILTER,
     LISTENER,
     MAX_BODY_BYTES,
     MODEL_HEADER,
+    NEEDS_FILTER,
+    NEEDS_HEADER,
+    RATES_FILTER,
     ROUTES,
+    SERVED_BY_HEADER,
+    TYPE_PREFIX,
     Resource,
     extension,
     typed,
@@ -21,14 +30,17 @@ FILTERS = "envoy.extensions.filters.http"
 BUFFER_BYTES = MAX_BODY_BYTES + 512 * 1024
 
 
-def listener(address: str, port: int, tls: bool) -> Resource:
-    """Return the listener for clients on `address`:`port`."""
+INTERNAL = (MODEL_HEADER, CLIENT_HEADER, NEEDS_HEADER, HOLD_HEADER, FINAL_HEADER, SERVED_BY_HEADER)
+
+
+def listener(address: str, port: int, tls: bool, keys: bool) -> Resource:
+    """Return the listener for clients on `address`:`port`; with `keys` only clients with a key pass."""
     chain: Resource = {
         "filters": [
             extension(
                 "envoy.filters.network.http_connection_manager",
                 "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-                **_connection_manager(),
+                **_connection_manager(keys),
             )
         ]
     }
@@ -60,7 +72,7 @@ def certificate(chain: str, key: str) -> Resource:
     )
 
 
-def _connection_manager() -> Resource:
+def _connection_manager(keys: bool) -> Resource:
     return {
         "stat_prefix": "clients",
         "rds": {"route_config_name": ROUTES, "config_source": ADS},
@@ -89,11 +101,12 @@ def _connection_manager() -> Resource:
             extension(
                 "envoy.http.early_header_mutation.header_mutation",
                 "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-                mutations=[{"remove": MODEL_HEADER}, {"remove": HOLD_HEADER}, _remove_prefix("x-envoy-")],
+                mutations=[*({"remove": name} for name in INTERNAL), _remove_prefix("x-envoy-")],
             )
         ],
         "local_reply_config": local_replies(),
         "http_filters": [
+            *(_access() if keys else []),
             extension(
                 "envoy.filters.http.body_size_limit",
                 f"{FILTERS}.body_size_limit.v3.BodySizeLimit",
@@ -105,9 +118,20 @@ def _connection_manager() -> Resource:
                 request_transformation={"headers_mutations": [_from_body(MODEL_HEADER, "model")]},
                 clear_route_cache=True,
             ),
+            # Asleep but for routes that wake it.
+            extension(NEEDS_FILTER, f"{FILTERS}.lua.v3.Lua", source_codes={"needs": {"inline_string": NEEDS}})
+            | {"disabled": True},
             extension("envoy.filters.http.router", f"{FILTERS}.router.v3.Router"),
         ],
     }
+
+
+def _access() -> list[Resource]:
+    kinds = {KEYS_FILTER: "api_key_auth.v3.ApiKeyAuth", RATES_FILTER: "local_ratelimit.v3.LocalRateLimit"}
+    return [
+        {"name": name, "config_discovery": {"config_source": ADS, "type_urls": [f"{TYPE_PREFIX}{FILTERS}.{kind}"]}}
+        for name, kind in kinds.items()
+    ]
 
 
 def _remove_prefix(prefix: str) -> Resource:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ax_gateway.protos import TYPE_PREFIX
-
 Resource = dict[str, Any]
 
+TYPE_PREFIX: Final = "type.googleapis.com/"
 ADS: Final = {"ads": {}, "resource_api_version": "V3"}
 ROUTES: Final = "models"
 LISTENER: Final = "clients"
@@ -21,8 +20,16 @@ FINAL_HEADER: Final = "x-envoy-ratelimited"
 """An answer with this header is never retried, whatever its status."""
 RESIDENCY_HEADER: Final = "x-ax-data-residency"
 
+CLIENT_HEADER: Final = "x-ax-client"
+NEEDS_HEADER: Final = "x-ax-needs"
+SERVED_BY_HEADER: Final = "x-ax-served-by"
+
 MAX_BODY_BYTES: Final = 10 * 1024 * 1024
 ON_PREM: Final = "onprem_"
+NEEDS_FILTER: Final = "ax.needs"
+KEYS_FILTER: Final = "ax.keys"
+RATES_FILTER: Final = "ax.rates"
+TRUSTED: Final = "hosted-ca"
 
 
 def typed(message: str, /, **fields: Any) -> Resource:
@@ -38,6 +45,31 @@ def extension(name: str, message: str, /, **fields: Any) -> Resource:
 def on_prem_cluster(key: str) -> str:
     """Return the name of the cluster of a model's replicas."""
     return ON_PREM + key
+
+
+def first_cluster(key: str) -> str:
+    """Return the cluster that tries a model's replicas first, then its hosted API."""
+    return f"first_{key}"
+
+
+def over_cluster(key: str) -> str:
+    """Return the cluster that tries a model's hosted API first, then its replicas."""
+    return f"over_{key}"
+
+
+def gate(api: str) -> str:
+    """Return the name of the cluster, and of the internal listener, through which requests leave for an API."""
+    return f"gate_{api}"
+
+
+def hosted_cluster(api: str) -> str:
+    """Return the cluster of an API's addresses."""
+    return f"hosted_{api}"
+
+
+def hosted_key(api: str) -> str:
+    """Return the name of the secret with an API's key."""
+    return f"key_{api}"
 
 
 def stat_name(cluster: str) -> str:

@@ -15,6 +15,8 @@ MODEL: Final = f"{GROUP}/model"
 ENGINE: Final = f"{GROUP}/engine"
 REVISION: Final = f"{GROUP}/revision"
 SOURCE: Final = f"{GROUP}/source"
+SLOTS: Final = f"{GROUP}/slots"
+"""On a Service and so on its EndpointSlices: requests that one replica serves at once."""
 STORE: Final = f"{GROUP}/store"
 
 # Values of COMPONENT.
@@ -29,6 +31,9 @@ COMPONENT_OPERATOR: Final = "operator"
 # A Secret that an author of AXModels may name carries this label with this value.
 USABLE_BY: Final = f"{GROUP}/usable-by"
 USABLE_BY_VALUE: Final = "axmodel"
+# A Secret of the operator's namespace that the gateway reads: a hosted API's key, or a client's key.
+USABLE_BY_GATEWAY: Final = "gateway"
+CLIENT_KEY: Final = f"{GROUP}/client-key"
 
 # Node labels that NVIDIA's GPU feature discovery writes.
 GPU_PRODUCT: Final = "nvidia.com/gpu.product"

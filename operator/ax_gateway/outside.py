@@ -1,0 +1,70 @@
+"""Where hosted APIs are: names become addresses, again and again, and bad addresses close an API."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterable
+
+from ax_gateway.hosted import HostedAPI, Network, Refused, allowed_addresses
+
+logger = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 30.0
+
+
+class Addresses:
+    """The addresses of the hosted APIs that are `wanted`; `changed` is called when they are others."""
+
+    def __init__(self, excepted: Iterable[Network], changed: Callable[[], None]) -> None:
+        self._excepted = tuple(excepted)
+        self._changed = changed
+        self._wanted: dict[str, HostedAPI] = {}
+        self._look = asyncio.Event()
+        self.found: dict[str, tuple[str, ...]] = {}
+        """By the API's name; a name that does not resolve any more keeps its last addresses."""
+        self.refused: dict[str, str] = {}
+        """Why an API has no addresses, by its name."""
+
+    def want(self, apis: Iterable[HostedAPI]) -> None:
+        """Follow these APIs and no others."""
+        wanted = {api.name: api for api in apis}
+        if wanted != self._wanted:
+            moved = {name for name, api in wanted.items() if self._wanted.get(name, api).host != api.host}
+            self.found = {name: at for name, at in self.found.items() if name in wanted.keys() - moved}
+            self.refused = {name: why for name, why in self.refused.items() if name in wanted.keys() - moved}
+            self._wanted = wanted
+            self._look.set()
+
+    async def follow(self) -> None:
+        """Resolve for ever."""
+        while True:
+            self._look.clear()
+            before = (dict(self.found), dict(self.refused))
+            await asyncio.gather(*(self._resolve(api) for api in self._wanted.values()))
+            if (self.found, self.refused) != before:
+                self._changed()
+            try:
+                async with asyncio.timeout(AGAIN_SECONDS):
+                    await self._look.wait()
+            except TimeoutError:
+                continue
+
+    async def _resolve(self, api: HostedAPI) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            listed = await loop.getaddrinfo(api.host, api.port, type=socket.SOCK_STREAM)
+            self.found[api.name] = allowed_addresses((str(each[4][0]) for each in listed), self._excepted)
+            self.refused.pop(api.name, None)
+        except Refused as problem:
+            self.found.pop(api.name, None)
+            self._say(api.name, str(problem))
+        except OSError as problem:
+            if api.name not in self.found:
+                self._say(api.name, f"{api.host} does not resolve: {problem.strerror}")
+
+    def _say(self, name: str, reason: str) -> None:
+        if self.refused.get(name) != reason:
+            self.refused[name] = reason
+            logger.warning("Closed a hosted API", extra={"api": name, "reason": reason})
