@@ -7,7 +7,8 @@ the model as one BYTES tensor, REQUEST; a response is one BYTES tensor, CHUNK. T
   TritonError with the HTTP status inside. Any client of Triton can do that.
 - over a channel: the frontend sends OpenChannel once and names the channel in each GenerateRequest; the responses to
   OpenChannel then carry what has come up for all of them together (`encode_batch`), which costs a fraction per token,
-  and Cancel ends a request early. The first batch is empty and says that the channel is open.
+  and Cancel ends a request early. The first batch is empty and says that the channel is open; further empty ones,
+  HEARTBEAT_SECONDS apart, that the engine lives.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+HEARTBEAT_SECONDS = 1.0
 
 # Triton's model name, tensors and our metric families (seen at the metrics endpoint, without a prefix).
 TRITON_MODEL = "engine"

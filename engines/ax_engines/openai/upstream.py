@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 import struct
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from ax_engines.openai.errors import ApiError
 from ax_engines.wire import (
+    HEARTBEAT_SECONDS,
     TENSOR_CHUNK,
     TENSOR_REQUEST,
     TRITON_MODEL,
@@ -41,6 +43,7 @@ CHANNEL = [
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 RETRY_SECONDS = 0.2
+SILENCE_SECONDS = 10 * HEARTBEAT_SECONDS
 LOADING = EngineError(503, "The model is being loaded; retry.", "not_ready", 2)
 LOST = EngineError(503, "The engine went away; retry.", "engine_lost", 2)
 Sink = Callable[[list[Chunk]], None]
@@ -62,8 +65,10 @@ class Upstream:
         self._keys = itertools.count(1)
         self._streams: dict[int, Stream] = {}
         self._cancels: set[asyncio.Task[None]] = set()
-        self._run = asyncio.create_task(self._keep_open())
+        self._heard = 0.0
+        self._silent = False
         self.ready = False
+        self._tasks = [asyncio.create_task(self._keep_open()), asyncio.create_task(self._notice_silence())]
 
     def stream(self, request: GenerateRequest) -> Stream:
         """Return a request ready to be sent: use it as an async context manager."""
@@ -71,8 +76,9 @@ class Upstream:
 
     async def close(self) -> None:
         """End the call."""
-        self._run.cancel()
-        await asyncio.gather(self._run, *self._cancels, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._cancels, return_exceptions=True)
         await self._channel.close()
 
     async def send(self, stream: Stream) -> None:
@@ -104,16 +110,29 @@ class Upstream:
             except grpc.aio.AioRpcError as error:
                 if self.ready:
                     log.warning("Lost Triton: %s", error.details())
+            except asyncio.CancelledError:
+                if not self._silent:
+                    raise
+                log.warning("Gave up an engine that had fallen silent: seconds=%d", SILENCE_SECONDS)
             except Exception:
                 log.exception("Answers could not be read")
             finally:
                 self._fail_all()
             await asyncio.sleep(RETRY_SECONDS)
 
+    async def _notice_silence(self) -> None:
+        """End the call when not even heartbeats come: Triton lives on when the engine's process has died."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            if self.ready and time.monotonic() - self._heard > SILENCE_SECONDS:
+                self._silent = True
+                self._call.cancel()
+
     async def _read(self) -> None:
         """Open a channel and hand out what comes, until the call ends."""
         self._call = self._infer()
         self._name = uuid.uuid4().hex
+        self._silent = False
         try:
             await self._call.write(infer_request(OpenChannel(self._name).encode()))
             async for response in self._call:
@@ -123,6 +142,7 @@ class Upstream:
                     return
                 raw = response.infer_response.raw_output_contents
                 if raw:
+                    self._heard = time.monotonic()
                     self.ready = True
                     for parcel in decode_batch(raw[0][4:]):
                         self._hand_out(parcel)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import threading
 from pathlib import Path
@@ -19,6 +20,7 @@ import triton_python_backend_utils as pb_utils
 from ax_engines import wire
 from ax_engines.contract import ServingOptions
 from ax_engines.triton.adaptor import load_engine
+from ax_engines.triton.guardian import Guardian
 from ax_engines.triton.repository import OPTIONS_FILE
 from ax_engines.triton.service import Service
 
@@ -38,6 +40,7 @@ class TritonPythonModel:
         self.engine = load_engine(raw["adaptor"])
         self.engine.start(options, Path(raw["folder"]))
         self.service = Service(self.engine, options)
+        self.guardian = Guardian(os.getppid())
         self.gauges = Gauges(self.service, options, {"model": options.model, "version": args["model_version"]})
         log.info("Loaded the engine: engine=%s backend=%s slots=%d", options.engine, options.backend, options.slots)
 
@@ -73,6 +76,7 @@ class TritonPythonModel:
         self.gauges.stop()
         self.service.stop()
         self.engine.stop()
+        self.guardian.dismiss()
 
 
 class RequestOutlet:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from ax_engines import wire
 from ax_engines.contract import ServingOptions
 from ax_engines.triton.adaptor import Answer, Engine
 from ax_engines.triton.admission import Admission, QueueFullError
@@ -236,16 +237,22 @@ class Service:
             self._delivery.close(outlet)
 
     def _watch(self) -> None:
-        """End what is overdue and what nobody waits for."""
+        """End what is overdue and what nobody waits for; tell every channel that the engine lives."""
+        said = 0.0
         while not self._stopped.wait(WATCH_SECONDS):
             now = self._clock()
             with self._lock:
                 late = [s for s in self._streams.values() if s.request.deadline and s.request.deadline <= now]
                 alive = {id(stream.box.outlet) for stream in self._streams.values()}
-                alive |= {id(outlet) for outlet in self._channels.values()}
+                channels = list(self._channels.values())
+                alive |= {id(outlet) for outlet in channels}
                 asked = [self._outlets.popleft() for _ in range(min(POLLS_PER_TICK, len(self._outlets)))]
                 asked = [outlet for outlet in asked if id(outlet) in alive]
                 self._outlets.extend(asked)
+            if time.monotonic() - said >= wire.HEARTBEAT_SECONDS:
+                said = time.monotonic()
+                for outlet in channels:
+                    self._delivery.hello(outlet)
             for stream in late:
                 if not stream.closed:
                     self._end(stream, EngineError(504, "The request's deadline passed.", "deadline_exceeded"))
