@@ -137,9 +137,22 @@ def test_agent_understands_its_environment(render: Any, case: str, port: int, tl
     agent = GatewaySettings.from_env(env)
     assert (agent.port, agent.tls, agent.api_port) == (port, tls, found["agent"]["ports"][0]["containerPort"])
     assert found["envoy"]["ports"][0]["containerPort"] == port
-    folders = {mount["mountPath"] for mount in found["envoy"]["volumeMounts"]}
+    folders = {mount["mountPath"] for mount in found["agent"]["volumeMounts"]}
     assert (str(agent.tls_folder) in folders) == (tls == "required")
+    assert (agent.ca_bundle is not None) == (case == "everything")
+    assert agent.ca_bundle is None or str(agent.ca_bundle.parent) in folders
     assert Path(agent.socket).parent == Path(agent.admin_socket).parent == Path("/run/ax")
+
+
+def test_every_setting_of_the_agent_can_be_chosen(render: Any) -> None:
+    found = containers(render("ax-operator", "--values", str(DATA / "everything.values.yaml")))
+    env = {e["name"]: e.get("value", "from-the-pod") for e in found["agent"]["env"] if e["name"].startswith(PREFIX)}
+    agent, fixed = GatewaySettings.from_env(env), {"socket", "admin_socket", "state_dir", "address", "tls_folder"}
+    fixed |= {"api_port", "hold_port", "port", "patience", "replicas"}  # `replicas` is 1 in this case, and a default
+    changed = {name for name, field in GatewaySettings.model_fields.items() if getattr(agent, name) != field.default}
+    assert changed == set(GatewaySettings.model_fields) - fixed
+    least = containers(render("ax-operator", *LEAST, "--set", "gateway.replicas=3"))["agent"]["env"]
+    assert {"name": f"{PREFIX}REPLICAS", "value": "3"} in least
 
 
 def test_operator_is_started_with_arguments_that_it_knows(
@@ -205,8 +218,9 @@ def test_roles_have_no_wildcard_and_secrets_only_where_a_namespace_opts_in(rende
             assert "*" not in json.dumps([rule.get(k) for k in ("apiGroups", "resources", "verbs", "nonResourceURLs")])
             assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
             if any(r.startswith("secrets") for r in rule["resources"]):
-                with_secrets.add((role["metadata"]["name"], *rule["verbs"]))
-    assert with_secrets == {("ax-operator-secrets", "get")}
+                with_secrets.add((role["kind"], role["metadata"]["name"], *rule["verbs"]))
+    own = ("Role", "ax-gateway", "get", "list", "watch")
+    assert with_secrets == {("ClusterRole", "ax-operator-secrets", "get"), own}
     bound = {
         (o["kind"], o["metadata"].get("namespace"))
         for o in objects

@@ -98,7 +98,7 @@ def needed() -> list[Question]:
     found += ask(OPERATOR, EVENT, "create")
     found += ask(OPERATOR, SECRET, "get")
     for kind, _ in WATCHES:
-        found += ask(GATEWAY, kind, "list", "watch", namespace=None)
+        found += ask(GATEWAY, kind, "list", "watch", namespace=HOME if kind is SECRET else None)
     return found
 
 
@@ -108,8 +108,9 @@ def forbidden() -> list[Question]:
     found += ask(OPERATOR, SECRET, "get", namespace=SHUT) + ask(OPERATOR, SECRET, "get", namespace=None)
     for namespace in (OPEN, SHUT, HOME, None):
         found += ask(OPERATOR, SECRET, "list", "watch", "create", "patch", "update", "delete", namespace=namespace)
-        found += ask(GATEWAY, SECRET, "list", "watch", "create", "patch", "update", "delete", namespace=namespace)
-    found += ask(GATEWAY, SECRET, "get", namespace=OPEN) + ask(GATEWAY, SECRET, "get", namespace=None)
+        found += ask(GATEWAY, SECRET, "create", "patch", "update", "delete", namespace=namespace)
+        if namespace != HOME:
+            found += ask(GATEWAY, SECRET, "get", "list", "watch", namespace=namespace)
     found += ask(OPERATOR, AXMODEL, "create", "patch", "update", "delete")
     found += ask(OPERATOR, POD, "create", "delete", "patch") + ask(OPERATOR, POD, "create", sub="exec")
     found += ask(OPERATOR, PVC, "delete") + ask(OPERATOR, NODE, "patch") + ask(OPERATOR, NAMESPACE, "create", "delete")
