@@ -39,6 +39,7 @@ def values() -> dict[str, Any]:
         "gateway": {
             "envoy": {"image": images.reference("ax-envoy")},
             "tls": {"insecure": True},
+            "clientKeys": "none",
             "bareNames": ["*"],
         },
     }
