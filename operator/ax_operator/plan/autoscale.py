@@ -17,7 +17,7 @@ Limits, the strongest last: the pool's free GPUs; nothing shrinks blind or fresh
 flight; always within [min, max]. Pure, and total: any numbers give a decision.
 """
 
-from math import ceil
+from math import ceil, isfinite
 
 from ax_operator.plan.forecast import History, expected, observed
 from ax_operator.plan.ledger import Outlook, Terms, advanced, opened, renewed, standing
@@ -90,6 +90,7 @@ def decide(load: Load, policy: Policy, memory: Memory, now: float) -> Decision:
     if wanted < kept and (asked.blind or memory.age + step < policy.window):
         wanted, why = kept, "kept, metrics are missing" if asked.blind else "kept for the first window"
 
+    seen = " when last seen" if asked.blind else ""
     replicas, short = wanted, 0.0
     if load.free_gpus is not None:
         room = max(policy.min_replicas, current + max(0, load.free_gpus) // policy.gpus_per_replica)
@@ -97,9 +98,9 @@ def decide(load: Load, policy: Policy, memory: Memory, now: float) -> Decision:
             replicas, short, why = room, memory.short + step, f"{why}; {wanted} wanted, the pool has room for {room}"
     return Decision(
         replicas=replicas,
-        why=f"{before} -> {replicas}: demand {asked.demand:.1f} at {policy.slots} per replica; {why}",
+        why=f"{before} -> {replicas}: demand {asked.demand:.1f}{seen} at {policy.slots} per replica; {why}",
         memory=Memory(
-            last=now if known(now) else memory.last or 0.0,
+            last=now if isfinite(now) else memory.last,
             age=memory.age + step,
             idle=idle,
             demand=asked.demand,
@@ -140,7 +141,7 @@ def _worth_of_a_replica(load: Load, policy: Policy) -> float:
 def _called_for(history: History, recent: float, caution: float, seconds: float, policy: Policy) -> tuple[int, str]:
     """Replicas that keep waiting rare when one asked for now would be ready."""
     if policy.target is not None:
-        return min(policy.max_replicas, ceil(recent / policy.target)), f"aims for {policy.target:g} per replica"
+        return ceil(min(policy.max_replicas, recent / policy.target)), f"aims for {policy.target:g} per replica"
     mean, variance = expected(history, recent)
     spread = caution * max(mean, variance) ** 0.5
     patience = policy.patience / seconds if seconds > 0 else 0.0

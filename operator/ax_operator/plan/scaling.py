@@ -7,7 +7,7 @@ put right once, here, by the rule that each field states.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import ceil, inf, isfinite, isnan
+from math import ceil, isfinite, isnan
 from typing import Any, TypeGuard
 
 from ax_operator.plan.forecast import CELLS_PER_LEAD, NO_HISTORY, History
@@ -18,9 +18,13 @@ LONGEST_COLD_START = 7200.0
 MOST_REPLICAS = 10_000
 
 
+MOST_BELIEVED = 1e12
+"""No gauge, price or span is larger; a number that is, is a mistake."""
+
+
 def known(value: float) -> bool:
-    """True for a number that a gauge can honestly show: finite and not negative."""
-    return 0 <= value < inf
+    """True for a number that a gauge can honestly show: not negative, and within belief."""
+    return 0 <= value <= MOST_BELIEVED
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,12 +125,13 @@ class Keda:
         current = view.ready + view.starting
         if view.age:
             return current
+        woken = False
         if view.now - self.polled >= self.polling:
             self.polled = view.now
-            if view.running + view.waiting + view.held > 0:
-                self.active = view.now
+            woken = view.running + view.waiting + view.held > 0
+            self.active = view.now if woken else self.active
         if current == 0:
-            return 1 if self.active == view.now else 0
+            return int(woken)
         if view.now - self.active >= self.cooldown:
             return 0
         return self.hpa.replicas(view)
