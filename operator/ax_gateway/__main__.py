@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ax_gateway.envoy.bootstrap import bootstrap
 from ax_gateway.settings import PREFIX, Settings
+from ax_operator.logs import set_up
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from ax_gateway.agent import serve  # noqa: PLC0415  the bootstrap must not wait for gRPC and the client library
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up()
+    logging.getLogger("ax_gateway").setLevel(logging.INFO)
     asyncio.run(serve(settings))
     return 0
 

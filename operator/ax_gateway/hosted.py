@@ -46,7 +46,7 @@ class HostedAPI:
     namespaces: frozenset[str] = frozenset()
 
 
-CAPABILITIES = frozenset({"tools", "vision", "json_schema", "logprobs", "n"})
+CAPABILITIES = frozenset({"tools", "vision", "json_schema", "logprobs", "choices"})
 
 
 def hosted_api(manifest: Mapping[str, Any], plain_http: bool = False) -> HostedAPI:

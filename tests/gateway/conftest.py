@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -12,9 +15,30 @@ from tests.gateway.replica import Replica
 from tests.gateway.rig import Rig
 
 
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ca.crt and the certificate of `localhost` that it signed: localhost.crt and localhost.key."""
+    folder = tmp_path_factory.mktemp("authority")
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj"]
+    names = ["-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE"]
+    signed = ["-CA", str(folder / "ca.crt"), "-CAkey", str(folder / "ca.key"), *names]
+    for name, more in (("ca", []), ("localhost", signed)):
+        files = ["-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.crt")]
+        subprocess.run(
+            ["openssl", "req", "-x509", *kind, f"/CN={name}", *files, *more], check=True, capture_output=True
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hosted_settings(authority: Path) -> dict[str, Any]:
+    """Settings of a gateway that trusts the stand-in of a hosted API."""
+    return {"ca_bundle": authority / "ca.crt", "hosted_networks": "127.0.0.0/8,::1/128", "hosted_first_byte_seconds": 2}
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
-    found = Rig(tmp_path_factory.mktemp("gateway"))
+async def rig(tmp_path_factory: pytest.TempPathFactory, hosted_settings: dict[str, Any]) -> AsyncIterator[Rig]:
+    found = Rig(tmp_path_factory.mktemp("gateway"), **hosted_settings)
     try:
         await found.start()
         yield found
@@ -45,3 +69,13 @@ async def replica() -> AsyncIterator[Callable[..., Awaitable[Replica]]]:
     yield start
     for each in started:
         await each.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def hosted(authority: Path) -> AsyncIterator[Replica]:
+    """A stand-in of a hosted API behind TLS, as `https://localhost:<port>`."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(authority / "localhost.crt", authority / "localhost.key")
+    found = await Replica("hosted").start(context)
+    yield found
+    await found.stop()

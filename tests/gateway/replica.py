@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,12 +38,12 @@ class Replica:
         self.interval = 0.0
         self._runner: web.AppRunner | None = None
 
-    async def start(self) -> Replica:
+    async def start(self, tls: ssl.SSLContext | None = None) -> Replica:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=tls).start()
         self.port = self._runner.addresses[0][1]
         return self
 
@@ -118,6 +119,22 @@ class Replica:
         assert request.transport is not None
         request.transport.abort()
         return response
+
+    async def truncate(self, request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        """End in the middle of an event, shorter than announced."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b'data: {"choices": [{"index": 0, "del')
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async def garbage(self, request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        """Answer with what is no HTTP."""
+        assert request.transport is not None
+        request.transport.write(b"\x00\xff no HTTP at all\r\n\r\n")
+        request.transport.close()
+        return web.Response()
 
     async def hang(self, _: web.Request, __: dict[str, Any]) -> web.StreamResponse:
         """Never answer."""

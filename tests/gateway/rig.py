@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 import os
@@ -20,8 +21,8 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from ax_operator.api.names import API_VERSION, MODEL
-from ax_operator.kinds import AXMODEL, ENDPOINTSLICE
+from ax_operator.api.names import API_VERSION, MODEL, SLOTS, USABLE_BY, USABLE_BY_GATEWAY
+from ax_operator.kinds import AXHOSTEDAPI, AXMODEL, ENDPOINTSLICE
 from tests.gateway.fake_api import FakeApi
 from tests.gateway.replica import Replica
 
@@ -166,11 +167,30 @@ class Rig:
         )
         return f"{namespace}/{name}"
 
-    def replicas(self, model: str, *replicas: Replica, terminating: tuple[Replica, ...] = ()) -> None:
+    def hosted_api(self, name: str, standin: Replica | None, **spec: Any) -> None:
+        """Make an AXHostedAPI for a stand-in, or for what its `baseUrl` says, which every test namespace may use."""
+        base = f"https://localhost:{standin.port}/api/v1" if standin else ""
+        defaults: dict[str, Any] = {"baseUrl": base, "model": "ax4", "allowedNamespaces": ["t"]}
+        defaults["capabilities"] = ["tools", "vision", "json_schema", "logprobs", "choices"]
+        defaults["keySecret"] = {"name": f"{name}-key"}
+        metadata = {"name": name}
+        self.api.put(
+            {"apiVersion": API_VERSION, "kind": AXHOSTEDAPI.kind, "metadata": metadata, "spec": defaults | spec}
+        )
+
+    def secret(self, name: str, labels: dict[str, str] | None = None, **data: str) -> None:
+        """Make a Secret that the gateway reads."""
+        encoded = {key.replace("_", "-"): base64.b64encode(value.encode()).decode() for key, value in data.items()}
+        metadata = {"namespace": "ax-system", "name": name, "labels": {USABLE_BY: USABLE_BY_GATEWAY} | (labels or {})}
+        self.api.put({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": encoded})
+
+    def replicas(
+        self, model: str, *replicas: Replica, terminating: tuple[Replica, ...] = (), slots: int | None = None
+    ) -> None:
         """Say which replicas of a model are ready: one EndpointSlice for each, as each has a port of its own."""
         namespace, _, name = model.partition("/")
         for each in (*replicas, *terminating):
-            self.api.put(_slice(namespace, name, each.port, each in terminating))
+            self.api.put(_slice(namespace, name, each.port, each in terminating, slots))
         wanted = {f"{name}-{each.port}" for each in (*replicas, *terminating)}
         for old in self.api.names(ENDPOINTSLICE, namespace, f"{MODEL}={name}") - wanted:
             self.api.delete(ENDPOINTSLICE, namespace, old)
@@ -211,12 +231,14 @@ class Rig:
         """Whether a replica answers a request."""
         return (await self.ask(model))[0] == 200
 
-    async def serve(self, name: str, *replicas: Replica, namespace: str = "t", **routing: Any) -> str:
+    async def serve(
+        self, name: str, *replicas: Replica, namespace: str = "t", slots: int | None = None, **routing: Any
+    ) -> str:
         """Make a model with these replicas and wait until Envoy knows all of it; return its key."""
-        self.replicas(f"{namespace}/{name}", *replicas)
+        self.replicas(f"{namespace}/{name}", *replicas, slots=slots)
         key = self.model(name, namespace, **routing)
         await until(lambda: self.is_listed(key), f"{key} is routed")
-        await self.scale(key, *replicas)
+        await self.scale(key, *replicas, slots=slots)
         return key
 
     async def serve_without_looking(self, name: str, *replicas: Replica) -> str:
@@ -226,15 +248,17 @@ class Rig:
         await self.scale(key, *replicas)
         return key
 
-    async def scale(self, key: str, *replicas: Replica, terminating: tuple[Replica, ...] = ()) -> None:
+    async def scale(
+        self, key: str, *replicas: Replica, terminating: tuple[Replica, ...] = (), slots: int | None = None
+    ) -> None:
         """Replace a model's replicas and wait until Envoy has these, besides the place where requests wait."""
-        self.replicas(key, *replicas, terminating=terminating)
-        wanted = {f"127.0.0.1:{port}" for port in (self.hold_port, *(each.port for each in replicas))}
+        self.replicas(key, *replicas, terminating=terminating, slots=slots)
+        wanted = {f"127.0.0.1:{each.port}" for each in replicas}
 
         async def known() -> bool:
             lines = (line.split("::") for line in (await self.admin("clusters")).splitlines())
             hosts = {parts[1] for parts in lines if parts[0] == f"onprem_{key}" and parts[1].startswith("127.")}
-            return hosts == wanted
+            return hosts - {f"127.0.0.1:{self.hold_port}"} == wanted
 
         await until(known, f"Envoy knows the {len(replicas)} replicas of {key}")
 
@@ -272,12 +296,13 @@ class Rig:
             return await response.text()
 
 
-def _slice(namespace: str, name: str, port: int, terminating: bool) -> dict[str, Any]:
+def _slice(namespace: str, name: str, port: int, terminating: bool, slots: int | None) -> dict[str, Any]:
+    labels = {MODEL: name} | ({SLOTS: str(slots)} if slots else {})
     conditions = {"ready": not terminating, "serving": True, "terminating": terminating}
     return {
         "apiVersion": ENDPOINTSLICE.api_version,
         "kind": ENDPOINTSLICE.kind,
-        "metadata": {"namespace": namespace, "name": f"{name}-{port}", "labels": {MODEL: name}},
+        "metadata": {"namespace": namespace, "name": f"{name}-{port}", "labels": labels},
         "addressType": "IPv4",
         "ports": [{"name": "metrics", "port": 1}, {"name": "http", "port": port}],
         "endpoints": [{"addresses": ["127.0.0.1"], "conditions": conditions}],

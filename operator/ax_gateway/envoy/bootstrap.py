@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ax_gateway.envoy.words import ADS, Resource, typed
+from ax_gateway.envoy.words import ADS, Resource, extension, typed
 
 # A thousand models make 26 MB of statistics of their own; these are the ones that somebody reads.
 STATISTICS = (
@@ -27,6 +27,12 @@ def bootstrap(agent_socket: str, admin_socket: str, node: str) -> Resource:
     return {
         "node": {"id": node, "cluster": "ax-gateway"},
         "admin": {"address": {"pipe": {"path": admin_socket, "mode": 0o600}}},
+        "bootstrap_extensions": [
+            extension(
+                "envoy.bootstrap.internal_listener",
+                "envoy.extensions.bootstrap.internal_listener.v3.InternalListener",
+            )
+        ],
         "dynamic_resources": {
             "ads_config": {
                 "api_type": "DELTA_GRPC",

@@ -118,9 +118,9 @@ def _connection_manager(keys: bool) -> Resource:
                 request_transformation={"headers_mutations": [_from_body(MODEL_HEADER, "model")]},
                 clear_route_cache=True,
             ),
-            # Asleep but for routes that wake it.
-            extension(NEEDS_FILTER, f"{FILTERS}.lua.v3.Lua", source_codes={"needs": {"inline_string": NEEDS}})
-            | {"disabled": True},
+            # Without a script but where a route names one. (A disabled filter could not be woken: the route that
+            # counts is found after the filters have been chosen.)
+            extension(NEEDS_FILTER, f"{FILTERS}.lua.v3.Lua", source_codes={"needs": {"inline_string": NEEDS}}),
             extension("envoy.filters.http.router", f"{FILTERS}.router.v3.Router"),
         ],
     }

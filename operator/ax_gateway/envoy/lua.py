@@ -64,7 +64,7 @@ local PATTERNS = {
   vision = { '"image_url"', '"input_image"' },
   json_schema = { '"response_format"%s*:', '"guided_json"%s*:' },
   logprobs = { '"logprobs"%s*:', '"top_logprobs"%s*:' },
-  n = { '"n"%s*:%s*[2-9]', '"n"%s*:%s*1[0-9]', '"best_of"%s*:' },
+  choices = { '"n"%s*:%s*[2-9]', '"n"%s*:%s*1[0-9]', '"best_of"%s*:' },
 }
 -- A key may be spelled with escapes; such a request stays where everything is understood.
 local ESCAPED_KEY = '"[%w_]*\\u00[2-7]%x[%w_\\]*"%s*:'
@@ -173,18 +173,18 @@ local function rewritten(body, context)
 end
 
 function envoy_on_request(handle)
-  local headers, gone = handle:headers(), {}
-  for name in pairs(headers) do
+  local gone = {}
+  for name in pairs(handle:headers()) do
     if string.sub(name, 1, 1) ~= ":" and not KEPT[name] then gone[#gone + 1] = name end
   end
-  for _, name in ipairs(gone) do headers:remove(name) end
+  for _, name in ipairs(gone) do handle:headers():remove(name) end
   local body = handle:body()
   local text = body and rewritten(body:getBytes(0, body:length()), handle:filterContext())
   if text == nil then
     handle:respond({ [":status"] = "400" }, "The body is not a JSON object.")
     return
   end
-  headers:replace("content-length", tostring(body:setBytes(text)))
+  handle:headers():replace("content-length", tostring(body:setBytes(text)))
 end
 
 function envoy_on_response(handle)
