@@ -122,6 +122,21 @@ def test_an_answer_follows_a_schema(client: openai.OpenAI) -> None:
     assert "<|im_end|>" not in (answer.choices[0].message.content or "")
 
 
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "foo"}, "Invalid type: foo"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"type": "string", "pattern": "(?=a)b"}, "regex"),
+        ({"enum": []}, "Unsatisfiable"),
+        ({"$ref": "http://127.0.0.1:1/x"}, "127.0.0.1"),
+    ],
+)
+def test_a_schema_that_cannot_be_followed_is_refused(client: openai.OpenAI, schema: Any, reason: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=reason):
+        client.completions.create(model="smollm2", prompt="JSON:", extra_body={"guided_json": schema})
+
+
 def test_a_named_tool_is_called_with_arguments_that_fit(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model="smollm2",

@@ -43,7 +43,8 @@ class LlamaCppEngine:
 
     def start(self, options: ServingOptions, folder: Path) -> None:
         """Load the artifact's first GGUF file; raises FileNotFoundError, ValueError or RuntimeError."""
-        import xllamacpp  # noqa: PLC0415  only this engine's image has it
+        import llguidance  # type: ignore[import-not-found]  # noqa: PLC0415  only this engine's image has both
+        import xllamacpp  # noqa: PLC0415
 
         self._context = options.context_length
         self._socket_folder = tempfile.mkdtemp(prefix="llamacpp-", dir=os.environ.get("AX_RUN"))
@@ -64,7 +65,8 @@ class LlamaCppEngine:
                 raise ValueError(f"llama.cpp has no argument {name!r}; remove it from engineArgs.")
             setattr(params, name, value)
         self._server = xllamacpp.Server(params)
-        self._grammar = xllamacpp.json_schema_to_grammar
+        self._to_grammar = xllamacpp.json_schema_to_grammar
+        self._fault_of = llguidance.LLMatcher.validate_grammar
         self._pool = ThreadPoolExecutor(options.slots, thread_name_prefix="llamacpp")
 
     def submit(self, request: GenerateRequest, index: int, on_answer: OnAnswer) -> Handle:
@@ -110,8 +112,7 @@ class LlamaCppEngine:
                 return
             body = request_body(tokens, room, request.sampling, index)
             if request.guided:
-                schema = request.guided.get("json", {"type": "object"})
-                body["grammar"] = self._grammar(json.dumps(schema))
+                body["grammar"] = self._grammar(request.guided.get("json", {"type": "object"}))
             self._server.handle_completions(body, answers.take)
         except ValueError as error:
             answers.end(EngineError(400, f"The engine refused the request: {error}", "invalid_request"))
@@ -119,6 +120,15 @@ class LlamaCppEngine:
             log.exception("Generation failed")
             answers.end(EngineError(500, "The engine failed.", "engine_error"))
         answers.end(None)
+
+    def _grammar(self, schema: Any) -> str:
+        """Return the grammar of a JSON schema; raises ValueError for one that llama.cpp would drop in silence."""
+        grammar: str = self._to_grammar(json.dumps(schema))
+        fault: str = self._fault_of(grammar)
+        if fault:
+            reason = fault.removeprefix("at 2(8): failed to compile JSON schema: ").splitlines()[0]
+            raise ValueError(f"the JSON schema cannot be followed: {reason}")
+        return grammar
 
     def _post(self, path: str, body: str) -> bytes:
         """Ask the server's socket, over a connection of its own: the server closes idle ones."""
