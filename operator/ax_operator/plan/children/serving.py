@@ -168,7 +168,8 @@ def _placed(placement: Placement, pool: Pool | None, settings: Settings) -> Json
         out["priorityClassName"] = placement.priority_class_name
     if placement.runtime_class_name:
         out["runtimeClassName"] = placement.runtime_class_name
-    affinity: Json = {**(placement.pod.affinity or {}), **pod.store_affinity(settings)}
+    affinity: Json = {str(kind): rules for kind, rules in (placement.pod.affinity or {}).items()}
+    affinity |= pod.store_affinity(settings)
     if affinity:
         out["affinity"] = affinity
     if placement.pod.topology_spread_constraints:
