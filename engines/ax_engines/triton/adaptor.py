@@ -26,9 +26,14 @@ BACKENDS = {
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What an engine knows about itself; None where it cannot tell. `kv_used` is a ratio from 0 to 1."""
+    """What an engine knows about itself; None where it cannot tell.
+
+    `kv_used` is a ratio from 0 to 1; `waiting` counts requests with a slot that the engine itself holds back, for
+    want of memory for example.
+    """
 
     kv_used: float | None = None
+    waiting: int = 0
 
 
 class Engine(Protocol):
