@@ -153,17 +153,18 @@ class Gauges:
     def update(self) -> None:
         """Write every number that has changed."""
         service, counters = self._service, self._service.counters
-        self._write(wire.METRIC_RUNNING, service.running)
-        self._write(wire.METRIC_WAITING, service.waiting)
+        stats = service.engine.stats()
+        held = min(stats.waiting, service.running)
+        self._write(wire.METRIC_RUNNING, service.running - held)
+        self._write(wire.METRIC_WAITING, service.waiting + held)
         self._write(wire.METRIC_PROMPT_TOKENS, counters.prompt_tokens)
         self._write(wire.METRIC_GENERATED_TOKENS, counters.generated_tokens)
         self._write(wire.METRIC_TTFT_SUM, counters.first_token_seconds)
         self._write(wire.METRIC_TTFT_COUNT, counters.first_tokens)
         self._write(wire.METRIC_QUEUE_SUM, counters.queue_seconds)
         self._write(wire.METRIC_QUEUE_COUNT, counters.queued)
-        kv_used = service.engine.stats().kv_used
-        if kv_used is not None:
-            self._write(wire.METRIC_KV_USED, kv_used)
+        if stats.kv_used is not None:
+            self._write(wire.METRIC_KV_USED, stats.kv_used)
 
     def stop(self) -> None:
         """End the thread."""
