@@ -21,7 +21,7 @@ class ProcessSettings(Setting):
     workers: Annotated[int, Field(ge=1, le=64)] = 8
     """Models that are reconciled at once."""
     http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    """Port of /metrics, /healthz and /readyz; 0 takes a free one."""
+    """Port of /metrics, /healthz and /readyz; 0 takes a free one of the loopback address."""
     resync_seconds: Annotated[float, Field(ge=1)] = 300.0
     """Between two complete lists, which find what the watches have missed."""
     watch_lag_seconds: Annotated[float, Field(gt=0)] = 30.0

@@ -69,6 +69,9 @@ class NoSignals:
     def forget(self, key: Key) -> None:
         self.loads.pop(key, None)
 
+    async def first(self) -> None:
+        pass
+
 
 class House:
     """A cluster, an operator in it, and a clock that only a test moves."""

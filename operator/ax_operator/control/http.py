@@ -29,7 +29,8 @@ class Http:
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        await web.TCPSite(self._runner, None, self._port).start()
+        # On all addresses of both families; a free port could not be the same one on both.
+        await web.TCPSite(self._runner, None if self._port else "127.0.0.1", self._port).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:

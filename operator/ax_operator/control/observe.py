@@ -53,6 +53,8 @@ class Signals(Protocol):
 
     def measured(self, key: Key) -> Measured | None: ...
     def progress(self, namespace: str) -> Mapping[str, Progress]: ...
+    def forget(self, key: Key) -> None: ...
+    async def first(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ class Observer:
     def forget(self, key: Key) -> None:
         """Drop what was remembered of a model that is gone."""
         self.memories.pop(key, None)
+        self._signals.forget(key)
 
     def _load(self, key: Key, mine: Iterable[Manifest]) -> Load | None:
         """Join what was measured with the model's replicas and its pool's free GPUs."""

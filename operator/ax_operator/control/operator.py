@@ -69,8 +69,8 @@ class Operator:
         self.metrics = Metrics()
         self._signals = signals(self.cache, self.metrics, self.wake)
         self._observer = Observer(self.cache, fixed, self._signals)
-        reporter = Reporter(kube, self.cache, self.metrics, self._reported)
-        self._reconciler = Reconciler(kube, self.cache, self._observer, reporter, self._noted, clock)
+        self._reporter = Reporter(kube, self.cache, self.metrics, self._reported)
+        self._reconciler = Reconciler(kube, self.cache, self._observer, self._reporter, self._noted, clock)
         self.queue: WorkQueue[Key] = WorkQueue(self._work, workers=process.workers, expected=(KubeError,), clock=ticks)
         self._resync: asyncio.Task[None] | None = None
         self.dead_watches: set[Kind] = set()
@@ -81,6 +81,7 @@ class Operator:
         """List every kind, however long that takes, then begin to work."""
         for kind in WATCHED:
             await self._list_first(kind)
+        await self._signals.first()
         self.queue.start()
         for model in self.cache.select(AXMODEL):
             self.wake(model_key(model["metadata"]["namespace"], model["metadata"]["name"]))
@@ -134,6 +135,8 @@ class Operator:
         self.queue.add(key, SETTLE_SECONDS if key == EVERYTHING else 0.0)
 
     def _noted(self, change: Change, without: Key | None = None) -> None:
+        if change.old is not None and change.new is None:
+            self._reporter.forget(change.old["metadata"]["uid"])
         keys = keys_of(change) | self._observer.note(change)
         if change.kind == AXENGINE:
             meta = change.objects[0]["metadata"]

@@ -94,6 +94,12 @@ class Signals:
         """Return how far the builds of a namespace are, by AXEngine."""
         return self._progress.get(namespace, {})
 
+    async def first(self) -> None:
+        """Ask everybody once, so that the first plan knows what the last one knew."""
+        if self._gateway_namespace is not None:
+            await self.find_gateways()
+        await asyncio.gather(self.ask_pods(), self.ask_builds())
+
     async def run(self) -> None:
         """Ask for ever; ends only with an error, or when it is cancelled."""
         try:
