@@ -23,7 +23,7 @@ from local.kwok import GpuNode, node_manifest
 from local.pause import pause_archive
 from local.progress import step
 from local.record import Record
-from local.render import Mode
+from local.render import PROXY_HEALTH_PORT, Mode
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,18}[a-z0-9])?")
 PATIENCE_S = 180.0
@@ -170,7 +170,8 @@ class Cluster:
         waits.append(("storage class", lambda: _exists(api, "/apis/storage.k8s.io/v1/storageclasses/memory")))
         if self.mode == "node":
             waits.append(("node", lambda: self._node_ready(api)))
-            waits.append(("DNS", self._dns_answers))
+            waits.append(("Service rules", lambda: self._answers(PROXY_HEALTH_PORT)))
+            waits.append(("DNS", lambda: self._answers(53)))
         with step(f"{doing} cluster {self.name} ({self.mode})") as running:
             deadline = time.monotonic() + PATIENCE_S
             for what, answer in waits:
@@ -190,9 +191,9 @@ class Cluster:
         conditions = found["status"].get("conditions", []) if found else []
         return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
-    def _dns_answers(self) -> bool:
+    def _answers(self, port: int) -> bool:
         try:
-            socket.create_connection((self.node_ip, 53), timeout=1).close()
+            socket.create_connection((self.node_ip, port), timeout=1).close()
         except OSError:
             return False
         return True

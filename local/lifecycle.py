@@ -142,6 +142,7 @@ def _write_files(layout: Layout, binaries: dict[str, Path]) -> None:
         pki.issue(keys, "node", user, (layout.node, layout.addresses.node_ip))
         _private(folder / "node.kubeconfig", pki.kubeconfig(keys, "node", layout.server))
         (folder / "kubelet.json").write_text(render.kubelet_config(layout))
+        (folder / "proxy.json").write_text(render.proxy_config(layout))
         (folder / "containerd.toml").write_text(render.containerd_config(layout))
         (folder / "cni" / "10-pods.conflist").write_text(render.pod_network(layout))
         (folder / "Corefile").write_text(render.corefile(layout))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from local.address import Addresses
 
 Mode = Literal["control-plane", "node"]
+PROXY_HEALTH_PORT = 10256
 KWOK_ANNOTATION = "kwok.x-k8s.io/node=fake"
 SYSCTLS = {
     "vm/overcommit_memory": "1",
@@ -66,7 +67,11 @@ def components(layout: Layout) -> tuple[Component, ...]:
     if layout.mode == "node":
         containerd = ("containerd", "--config", "containerd.toml")
         found.insert(0, Component("containerd", containerd, after_api=False))
-        found += [_kubelet(layout), _proxy(layout), Component("coredns", ("bin/coredns", "-conf", "Corefile"))]
+        found += [
+            _kubelet(layout),
+            Component("kube-proxy", ("bin/kube-proxy", "--config=proxy.json")),
+            Component("coredns", ("bin/coredns", "-conf", "Corefile")),
+        ]
     found.append(Component("volumes", (layout.python, "-m", "local.volumes", layout.folder)))
     if layout.kwok:
         found.append(_kwok(layout))
@@ -132,17 +137,6 @@ def _kubelet(layout: Layout) -> Component:
     return Component("kubelet", ("bin/kubelet", *flags))
 
 
-def _proxy(layout: Layout) -> Component:
-    flags = (
-        "--kubeconfig=admin.kubeconfig", "--proxy-mode=nftables", f"--hostname-override={layout.node}",
-        f"--cluster-cidr={layout.addresses.pods}",
-        # These limits belong to the whole machine; they stay as they are.
-        "--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0s",
-        "--conntrack-tcp-timeout-close-wait=0s",
-    )  # fmt: skip
-    return Component("kube-proxy", ("bin/kube-proxy", *flags))
-
-
 def _kwok(layout: Layout) -> Component:
     # Without a node there is nowhere to route simulated pods to; a connection to a multicast address fails at
     # once on every machine, and the API server takes it as a pod's address.
@@ -190,6 +184,23 @@ def kubelet_config(layout: Layout) -> str:
         "registryPullQPS": 0,
         "eventRecordQPS": 0,
         "healthzPort": 0,
+    }
+    return json.dumps(document, indent=1)
+
+
+def proxy_config(layout: Layout) -> str:
+    """Return the KubeProxyConfiguration; conntrack's limits belong to the whole machine and stay as they are."""
+    document = {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clientConnection": {"kubeconfig": "admin.kubeconfig"},
+        "mode": "nftables",
+        "hostnameOverride": layout.node,
+        "clusterCIDR": layout.addresses.pods,
+        "healthzBindAddress": f"{layout.addresses.node_ip}:{PROXY_HEALTH_PORT}",
+        "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+        # With few Services a change may take effect at once instead of within a second.
+        "nftables": {"minSyncPeriod": "50ms"},
     }
     return json.dumps(document, indent=1)
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -92,6 +93,14 @@ def fetch(address: str) -> str:
         return str(answer.read().decode())
 
 
+def reachable(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def inside(cluster: Cluster, *command: str, check: bool = True) -> str:
     return cluster.kubectl("exec", "--namespace=team", "web", "--", *command, check=check)
 
@@ -100,6 +109,10 @@ def test_a_restricted_pod_answers_the_host(team: Cluster) -> None:
     pod = team.kubectl("get", "pod", "web", "-n", "team", "-o", "jsonpath={.status.podIP}")
     service = team.kubectl("get", "service", "web", "-n", "team", "-o", "jsonpath={.spec.clusterIP}")
     assert fetch(f"{pod}:8000") == "hello\n"
+    deadline = time.monotonic() + 30
+    while not reachable(service, 80):  # the node's rules follow a Service's endpoints a moment later
+        assert time.monotonic() < deadline, f"nobody answers at {service}"
+        time.sleep(0.05)
     assert fetch(service) == "hello\n"
 
 

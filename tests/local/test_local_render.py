@@ -15,6 +15,7 @@ from local.render import (
     corefile,
     kubelet_config,
     pod_network,
+    proxy_config,
 )
 
 NODE = Layout(
@@ -54,7 +55,7 @@ def test_only_the_stores_start_before_the_api_server_is_ready() -> None:
 
 def test_two_clusters_share_no_address_cgroup_or_folder() -> None:
     other = replace(NODE, name="two", addresses=Addresses(4), folder="/state/two", images="/cache/containerd/4")
-    for text in (kubelet_config, containerd_config, pod_network, corefile):
+    for text in (kubelet_config, proxy_config, containerd_config, pod_network, corefile):
         first, second = text(NODE), text(other)
         assert "10.203." not in second
         assert "/state/one" not in second
@@ -70,7 +71,7 @@ def test_the_kubelet_sends_pods_to_the_dns_server() -> None:
 def test_pods_get_addresses_that_the_host_routes_to_the_node() -> None:
     subnet = json.loads(pod_network(NODE))["plugins"][0]["ipam"]["ranges"][0][0]["subnet"]
     assert subnet == NODE.addresses.pods
-    assert f"--cluster-cidr={subnet}" in flags(NODE)["kube-proxy"]
+    assert json.loads(proxy_config(NODE))["clusterCIDR"] == subnet
 
 
 @pytest.mark.parametrize(("layout", "prefix"), [(NODE, "10.203.32."), (replace(PLANE, kwok=True), "239.")])
