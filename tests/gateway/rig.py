@@ -121,15 +121,20 @@ class Rig:
             sys.executable, "-m", "ax_gateway", "agent", env=env, stdout=self._log, stderr=self._log
         )
 
-    async def start_envoy(self) -> None:
+    async def command(self, *words: str) -> str:
+        """Return what a command of the gateway prints."""
         env = {f"AX_GATEWAY_{key.upper()}": str(value) for key, value in self.settings.items()}
         env |= {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'engines'}"}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ax_gateway", *words, env=env, stdout=asyncio.subprocess.PIPE
+        )
+        printed, _ = await process.communicate()
+        assert process.returncode == 0
+        return printed.decode()
+
+    async def start_envoy(self) -> None:
         config = self.folder / "envoy.yaml"
-        with config.open("wb") as file:
-            printer = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "ax_gateway", "bootstrap", env=env, stdout=file
-            )
-            assert await printer.wait() == 0
+        config.write_text(await self.command("bootstrap"))
         command = [str(envoy_binary()), "-c", str(config), "--concurrency", "2", "-l", "warning"]
         command += ["--use-dynamic-base-id", "--reject-unknown-dynamic-fields", "--drain-time-s", "5"]
         command += ["--base-id-path", str(self.folder / "base-id")]
