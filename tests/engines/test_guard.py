@@ -7,7 +7,7 @@ import pytest
 from ax_engines.catalogue import load
 from ax_engines.contract import ArtifactSpec, Limits, Manifest, PvcSource, Source, Target
 from ax_engines.guard import Expected, Mismatch, check_manifest, check_spec
-from ax_engines.triton.machine import parse_capability
+from ax_engines.triton.machine import parse_capabilities
 
 LIMITS = Limits(max_batch_size=8, max_input_tokens=1024, max_total_tokens=2048)
 MANIFEST = Manifest(
@@ -69,6 +69,9 @@ def test_a_spec_is_compared_before_anything_is_built() -> None:
     assert check_spec(spec, Expected.of(spec.name, spec)) == []
 
 
-@pytest.mark.parametrize(("said", "sm"), [("9.0\n9.0\n", 90), ("12.0\n", 120), ("", None), ("[N/A]\n", None)])
-def test_the_driver_tells_the_compute_capability(said: str, sm: int | None) -> None:
-    assert parse_capability(said) == sm
+@pytest.mark.parametrize(
+    ("said", "sms"),
+    [("9.0\n9.0\n", (90, 90)), ("12.0\n", (120,)), ("8.9", (89,)), ("", None), ("[N/A]\n", None), ("9.0\n[N/A]", None)],
+)
+def test_the_driver_tells_the_compute_capabilities(said: str, sms: tuple[int, ...] | None) -> None:
+    assert parse_capabilities(said) == sms

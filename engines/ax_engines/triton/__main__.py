@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from ax_engines.contract import MANIFEST, SERVING_ENV, STORE_MOUNT, Manifest, ServingOptions
 from ax_engines.guard import Expected, check_manifest
 from ax_engines.triton.adaptor import BACKENDS
-from ax_engines.triton.machine import compute_capability, tensorrt_llm_version
+from ax_engines.triton.machine import compute_capabilities, tensorrt_llm_version
 from ax_engines.triton.repository import Layout, Ports, model_repository, server_arguments, server_environment
 
 NVIDIA = Path("/opt/tritonserver")
@@ -88,14 +88,31 @@ def engine_folder(store: Path, options: ServingOptions) -> Path:
         raise CannotServeError(
             f"{folder} holds the engine {manifest.engine!r}, not {options.engine!r}; mount the right store."
         )
-    if manifest.target:
-        here = Expected(sm=compute_capability(), tensorrt_llm=tensorrt_llm_version())
-        if found := check_manifest(manifest, here):
-            raise CannotServeError(
-                f"{folder} was compiled for another machine: {'; '.join(map(str, found))}; "
-                "serve it on the GPUs and image that it was built for, or build it again."
-            )
+    check_machine(folder, manifest, options)
     return folder
+
+
+def check_machine(folder: Path, manifest: Manifest, options: ServingOptions) -> None:
+    """Raise CannotServeError unless this container has the GPUs and the library that the artifact needs."""
+    sms = compute_capabilities()
+    if sms is not None and len(sms) < options.gpus:
+        raise CannotServeError(
+            f"the engine runs on {options.gpus} GPUs but this container sees {len(sms)}; "
+            "let the pod request as many, or lower engine.parallelism."
+        )
+    if not manifest.target:
+        return
+    here = Expected(
+        sm=next((sm for sm in sms or () if sm != manifest.target.sm), None),
+        tensorrt_llm=tensorrt_llm_version(),
+        tensor=options.engine_args.get("tensor_parallel_size"),
+        pipeline=options.engine_args.get("pipeline_parallel_size"),
+    )
+    if found := check_manifest(manifest, here):
+        raise CannotServeError(
+            f"{folder} was compiled for another machine: {'; '.join(map(str, found))}; "
+            "serve it on the GPUs and image that it was built for, or build it again."
+        )
 
 
 def find_layout(run: Path) -> Layout:
