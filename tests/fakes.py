@@ -72,13 +72,14 @@ class FakeCluster:
             return self._applied(address, {"status": manifest["status"]}, "status")
         return self._applied(address, {key: value for key, value in manifest.items() if key != "status"}, "")
 
-    async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> None:
+    async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> bool:
         self._write(f"delete {kind.kind}")
         found = self.objects.get((kind, namespace, name))
         if found and uid not in (None, found["metadata"]["uid"]):
             raise Conflict("the uid is another", 409)
         if found:
             self.remove((kind, namespace, name))
+        return found is not None
 
     async def create_event(self, regarding: Manifest, **facts: Any) -> None:
         self._write("create Event")

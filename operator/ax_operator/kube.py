@@ -134,8 +134,8 @@ class Kube:
         query = {"fieldManager": self._manager, "force": "true"}
         return await self._json("PATCH", path, query, manifest, APPLY)
 
-    async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> None:
-        """Delete the object, its dependents in the background; done if it is gone.
+    async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> bool:
+        """Delete the object, its dependents in the background; return False if it was gone already.
 
         With `uid` a namesake that was made since raises Conflict and stays.
         """
@@ -145,7 +145,8 @@ class Kube:
         try:
             await self._json("DELETE", kind.path(namespace, name), body=body)
         except Missing:
-            logger.debug("Found the object gone already", extra={"kind": kind.kind, "object": name})
+            return False
+        return True
 
     async def create_event(
         self, regarding: Manifest, *, reason: str, note: str, action: str, now: str, warning: bool = False

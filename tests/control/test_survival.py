@@ -169,3 +169,22 @@ async def test_a_queue_that_died_is_an_ailment():
     await asyncio.gather(house.operator.queue._dispatcher, return_exceptions=True)
     assert house.operator.ailments() == ["the queue is dead"]
     await house.operator.stop()
+
+
+async def test_what_went_without_an_event_is_forgotten_when_it_is_deleted_again():
+    """A deletion between our own list and the start of the watches is told by nobody."""
+    house = House()
+    house.cluster.put(model("one"))
+    await house.start()
+    await house.proceed()
+    old = house.cluster.one(DEPLOYMENT)
+    house.cluster.put(model("one", engine={"limits": {"maxTotalTokens": 1024}}))
+    for _ in range(3):
+        await house.later(2)
+    new = next(d for d in house.cluster.all(DEPLOYMENT) if d["metadata"]["name"] != old["metadata"]["name"])
+    house.cluster.objects.pop((DEPLOYMENT, "team-a", old["metadata"]["name"]))
+    await house.proceed()
+    assert house.operator.cache.count(DEPLOYMENT) == 1
+    assert house.cluster.all(DEPLOYMENT)[0]["metadata"]["name"] == new["metadata"]["name"]
+    assert house.condition("one", "Ready") == ("True", "Serving")
+    assert house.condition("one", "Reconciling") in {("-", "-"), None}

@@ -68,8 +68,8 @@ def test_a_model_too_large_for_the_store_says_how_much_is_missing(site: Site) ->
     }
     small.kubectl("apply", "-f", "-", input=json.dumps(claim))
     small.apply("smol", spec(product.MODEL_FILE, model="SmolLM2-135M-Instruct"))
-    message = small.until_condition("smol", "Ready", "DiskFull", patience=90)
-    assert "MiB" in message
+    message = small.until_condition("smol", "Ready", "StoreFull", patience=90)
+    assert "enlarge its claim" in message
     assert not [p for p in small.store().iterdir() if not p.name.startswith(".")]
     site.cluster.kubectl("delete", "namespace", where, "--wait=false")
 

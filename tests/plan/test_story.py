@@ -82,7 +82,7 @@ def test_two_models_with_the_same_recipe_share_one_engine_and_one_build():
 
 
 def test_hosted_only_needs_no_engine_and_no_replica():
-    spec = "model: A.X-4.0\nrouting: {policy: HostedOnly, hosted: {apiRef: ax}, dataResidency: Any, whileUnavailable: Hosted}"
+    spec = "model: A.X-4.0\nrouting: {policy: HostedOnly, hosted: {apiRef: ax}, dataResidency: Any}"
     stage = Stage(world(hosted={"ax": HOSTED}), model(spec))
     stage.reconcile()
     assert conditions(stage) == {

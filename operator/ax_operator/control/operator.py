@@ -35,6 +35,8 @@ SETTLE_SECONDS = 1.0
 """Nodes and hosted APIs change in bursts; all models are looked at once, this long after the first change."""
 LISTING_SECONDS = 2.0
 """Between two attempts to list a kind at the start, while its CRD is not installed or the server is away."""
+FIRST_RESYNC = 10.0
+"""From the start to the first complete list: what was deleted between our list and the watches' has no event."""
 
 
 class ListingCluster(Cluster, Protocol):
@@ -182,6 +184,9 @@ class Operator:
 
     async def _resyncs(self) -> None:
         """List everything now and then, and look at every model again, spread over the time until the next."""
+        await asyncio.sleep(min(FIRST_RESYNC, self._process.resync_seconds))
+        for kind in WATCHED:
+            await self.resync(kind, starting=True)
         while True:
             await asyncio.sleep(self._process.resync_seconds)
             for kind in WATCHED:
@@ -190,8 +195,8 @@ class Operator:
                 key = model_key(model["metadata"]["namespace"], model["metadata"]["name"])
                 self.queue.add(key, self._process.resync_seconds * random.random())  # noqa: S311
 
-    async def resync(self, kind: Kind) -> None:
-        """List one kind; what the watch has not told in time is repaired, and the watch counts as dead."""
+    async def resync(self, kind: Kind, *, starting: bool = False) -> None:
+        """List one kind and repair the cache; a watch that has not told in time counts as dead, unless it starts."""
         try:
             items, version = await self._kube.list(kind, labels=selector_of(kind))
         except KubeError as error:
@@ -203,7 +208,7 @@ class Operator:
         missed = self.cache.replace(kind, items, version)
         for change in missed:
             self._noted(change)
-        if missed:
+        if missed and not starting:
             self.dead_watches.add(kind)
             self.metrics.repairs.labels(kind.kind).inc(len(missed))
             logger.error("Found changes that the watch has missed", extra={"kind": kind.kind, "objects": len(missed)})

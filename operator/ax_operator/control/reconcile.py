@@ -43,7 +43,7 @@ class Cluster(Protocol):
     async def get(self, kind: Kind, name: str, namespace: str | None = None) -> Manifest | None: ...
     async def get_metadata(self, kind: Kind, name: str, namespace: str | None = None) -> Manifest | None: ...
     async def apply(self, manifest: Manifest, *, status: bool = False) -> Manifest: ...
-    async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> None: ...
+    async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> bool: ...
     async def create_event(
         self, regarding: Manifest, *, reason: str, note: str, action: str, now: str, warning: bool = False
     ) -> None: ...
@@ -210,9 +210,15 @@ class Reconciler:
     async def _gone(self, kind: Kind, seen: Manifest) -> None:
         meta = seen["metadata"]
         try:
-            await self._kube.delete(kind, meta["name"], meta.get("namespace"), uid=meta["uid"])
+            there = await self._kube.delete(kind, meta["name"], meta.get("namespace"), uid=meta["uid"])
         except Conflict:
             logger.info("Kept an object made anew under the same name", extra=_named(kind, seen))
+            return
+        if not there:
+            # It went while no watch ran, so that no event will ever tell.
+            change = self._cache.remove(kind, seen)
+            if change:
+                self._heard(change)
             return
         self._reporter.wrote("delete", kind)
         logger.info("Deleted an object", extra=_named(kind, seen))

@@ -143,7 +143,8 @@ def _building(facts: JobFacts | None, spec: ArtifactSpec) -> Fact:
 
 
 def _progress(name: str, facts: JobFacts | None, seen: Seen) -> Json:
-    extra: dict[str, Any] = {"failures": facts.failures if facts else 0}
+    extra: Json = {}
+    extra["failures"] = facts.failures if facts else 0
     told = seen.progress.get(name)
     if told and facts and facts.phase:
         extra["progress"] = {
