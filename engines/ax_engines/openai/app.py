@@ -31,6 +31,7 @@ from ax_engines.contract import (
     Manifest,
     ServingOptions,
 )
+from ax_engines.openai.content import wants_parts
 from ax_engines.openai.errors import ApiError, of_status
 from ax_engines.openai.handlers import Handlers, json_response
 from ax_engines.openai.metrics import Metrics
@@ -42,6 +43,7 @@ from ax_engines.triton.repository import Ports
 
 log = logging.getLogger("ax_engines.openai")
 MAX_BODY = 10 * 1024**2
+MAX_BODY_WITH_IMAGES = 32 * 1024**2
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -63,6 +65,7 @@ class Frontend:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._max_body = MAX_BODY_WITH_IMAGES if settings.model.sees else MAX_BODY
         self._metrics = Metrics()
         self._upstream = Upstream(f"127.0.0.1:{settings.triton.grpc}")
         self._session: ClientSession | None = None
@@ -105,7 +108,7 @@ class Frontend:
 
     def _api(self) -> web.Application:
         handlers = Handlers(self._settings.model, self._upstream, self._metrics)
-        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._errors])
+        app = web.Application(client_max_size=self._max_body, middlewares=[self._errors])
         app.router.add_post("/v1/chat/completions", self._counted("chat", handlers.chat))
         app.router.add_post("/v1/completions", self._counted("completions", handlers.completion))
         app.router.add_get("/v1/models", handlers.models)
@@ -159,7 +162,7 @@ class Frontend:
         except ApiError as error:
             failure = error
         except web.HTTPRequestEntityTooLarge:
-            failure = ApiError(413, f"The body is larger than {MAX_BODY} bytes.", code="body_too_large")
+            failure = ApiError(413, f"The body is larger than {self._max_body} bytes.", code="body_too_large")
         except web.HTTPNotFound:
             failure = ApiError(404, f"There is no {request.method} {request.path}.", code="unknown_url")
         except web.HTTPException as error:
@@ -204,7 +207,7 @@ def load_model(options: ServingOptions, folder: Path) -> ServedModel:
         source = (folder / CHAT_TEMPLATE).read_text(encoding="utf-8")
     chat = manifest.chat
     template = ChatTemplate(source, chat.bos_token, chat.eos_token) if source is not None else None
-    return ServedModel(options, manifest, template)
+    return ServedModel(options, manifest, template, wants_parts(template))
 
 
 def read_settings(environment: dict[str, str]) -> Settings:

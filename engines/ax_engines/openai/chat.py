@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ax_engines.openai.content import invalid, read_content, text_of
 from ax_engines.openai.errors import ApiError
 from ax_engines.openai.model import ServedModel, guided
 from ax_engines.openai.schema import ChatBody, Message, NamedTool
@@ -31,7 +32,8 @@ def chat_request(
 ) -> tuple[GenerateRequest, ToolPlan]:
     """Return the engine's request; raises ApiError 400 naming the field."""
     plan, form = plan_tools(body)
-    messages = [template_message(message, at) for at, message in enumerate(body.messages)]
+    images: list[str] = []
+    messages = [template_message(message, at, model, images) for at, message in enumerate(body.messages)]
     prompt = render(body, model, messages)
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("top_logprobs", "it needs 'logprobs': true")
@@ -41,6 +43,7 @@ def chat_request(
         request_id,
         sampling,
         prompt=prompt,
+        images=tuple(images),
         guided=form if form is not None else guided(body),
         deadline=deadline,
         n=body.n or 1,
@@ -60,7 +63,7 @@ def render(body: ChatBody, model: ServedModel, messages: list[dict[str, Any]]) -
     if body.continue_final_message:
         if body.add_generation_prompt:
             raise invalid("continue_final_message", "it needs 'add_generation_prompt': false")
-        last = messages[-1]["content"].rstrip()
+        last = text_of(messages[-1]["content"]).rstrip()
     prompt = model.template.render(messages, tools, body.add_generation_prompt, body.chat_template_kwargs)
     if last:
         at = prompt.rfind(last)
@@ -95,10 +98,10 @@ def plan_tools(body: ChatBody) -> tuple[ToolPlan, dict[str, Any] | None]:
     return ToolPlan(parse=True, required=True), {"json": calls[0] if len(calls) == 1 else {"anyOf": calls}}
 
 
-def template_message(message: Message, at: int) -> dict[str, Any]:
-    """Return a message as templates expect it: text content, and the arguments of calls as objects."""
+def template_message(message: Message, at: int, model: ServedModel, images: list[str]) -> dict[str, Any]:
+    """Return a message as templates expect it; its images' data URLs are appended to `images`."""
     given = message.model_dump(exclude_none=True)
-    given["content"] = text_content(message.content, at)
+    given["content"] = read_content(message.content, at, model, images)
     if message.role == "developer":
         given["role"] = "system"
     if message.tool_calls is not None:
@@ -106,21 +109,6 @@ def template_message(message: Message, at: int) -> dict[str, Any]:
             template_call(call, f"messages[{at}].tool_calls[{n}]") for n, call in enumerate(message.tool_calls)
         ]
     return given
-
-
-def text_content(content: str | list[dict[str, Any]] | None, at: int) -> str:
-    """Return a message's text; raises ApiError 400 for images and other parts that a text model cannot read."""
-    if not isinstance(content, list):
-        return content or ""
-    texts = []
-    for n, part in enumerate(content):
-        where = f"messages[{at}].content[{n}]"
-        if part.get("type") in ("image_url", "input_audio", "video_url", "file"):
-            raise invalid(where, f"this model reads text only, not '{part['type']}'")
-        if part.get("type") not in ("text", "refusal") or not isinstance(part.get(part["type"]), str):
-            raise invalid(where, "expected a part of type 'text' with a string 'text'")
-        texts.append(part[part["type"]])
-    return "\n".join(texts)
 
 
 def template_call(call: dict[str, Any], where: str) -> dict[str, Any]:
@@ -137,8 +125,3 @@ def template_call(call: dict[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(arguments, dict | None):
         raise invalid(f"{where}.function.arguments", "expected the text of a JSON object")
     return {**call, "function": {**function, "arguments": arguments or {}}}
-
-
-def invalid(param: str, reason: str) -> ApiError:
-    """Return the 400 for a field."""
-    return ApiError(400, f"Invalid value for '{param}': {reason}.", param=param, code="invalid_value")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ax_engines.openai.chat import invalid
+from ax_engines.openai.content import invalid
 from ax_engines.openai.model import ServedModel, guided
 from ax_engines.openai.schema import CompletionBody
 from ax_engines.wire import GenerateRequest

@@ -20,6 +20,13 @@ class ServedModel:
     options: ServingOptions
     manifest: Manifest
     template: ChatTemplate | None
+    wants_parts: bool = False
+    """Whether the template prints text only when it comes as a list of parts."""
+
+    @property
+    def sees(self) -> bool:
+        """Whether messages may have images: the model has eyes and its backend uses them."""
+        return self.manifest.config.vision is not None and self.options.backend == "transformers"
 
     @property
     def names(self) -> tuple[str, ...]:
