@@ -64,7 +64,7 @@ class Kubelet:
                 continue
             component = meta["labels"][COMPONENT]
             if component == "serving":
-                new = {"phase": "Running", "podIP": "192.0.2.1", "podIPs": [{"ip": "192.0.2.1"}]}
+                new = {"phase": "Running", "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}
                 new["conditions"] = [{"type": "Ready", "status": "True"}]
             else:
                 ended = {"exitCode": 0, "message": result(component).to_json(), "reason": "Completed"}

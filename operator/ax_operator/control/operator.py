@@ -35,7 +35,7 @@ SETTLE_SECONDS = 1.0
 """Nodes and hosted APIs change in bursts; all models are looked at once, this long after the first change."""
 LISTING_SECONDS = 2.0
 """Between two attempts to list a kind at the start, while its CRD is not installed or the server is away."""
-FIRST_RESYNC = 10.0
+FIRST_RESYNC = 5.0
 """From the start to the first complete list: what was deleted between our list and the watches' has no event."""
 
 
@@ -113,7 +113,7 @@ class Operator:
             if not self.queue.alive:
                 found.append("the queue is dead")
             if self._resync.done():
-                found.append("the resync is dead")
+                found.append(f"the resync is dead: {_death(self._resync)}")
         return found
 
     def render_metrics(self) -> bytes:
@@ -204,7 +204,7 @@ class Operator:
             return
         if not self._behind(kind, items, version):
             return
-        await asyncio.sleep(self._process.watch_lag_seconds)
+        await asyncio.sleep(min(1.0, self._process.watch_lag_seconds) if starting else self._process.watch_lag_seconds)
         missed = self.cache.replace(kind, items, version)
         for change in missed:
             self._noted(change)
@@ -222,6 +222,10 @@ class Operator:
                 return True
         known_of = ((address_of(kind, each), each) for each in self.cache.select(kind))
         return any(address not in listed and version_of(each) <= int(version) for address, each in known_of)
+
+
+def _death(task: asyncio.Task[None]) -> str:
+    return "it was cancelled" if task.cancelled() else repr(task.exception())
 
 
 def _flipped(change: Change) -> bool:
