@@ -1,7 +1,8 @@
 """An engine that makes tokens at a steady pace and computes nothing: for measuring what serving costs.
 
-Every request gets `max_tokens` numbered tokens, `tokens_per_second` of them each second; requests are out of step
-with each other, which is harder for coalescing than the common step of a real engine's batch.
+Every request gets `max_tokens` tokens, each with its number and the monotonic time in nanoseconds at which it was
+made (` 7@123`), `tokens_per_second` of them each second; requests are out of step with each other, which is harder
+for coalescing than the common step of a real engine's batch.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Paced:
         last = self.sent >= self.count or self.cancelled
         finish: Any = "cancelled" if self.cancelled else "length"
         usage = Usage(1, self.sent, 0)
-        self.on_answer(Chunk(self.index, f" {self.sent}", 1, finish if last else None, usage if last else None))
+        text = f" {self.sent}@{time.monotonic_ns()}"
+        self.on_answer(Chunk(self.index, text, 1, finish if last else None, usage if last else None))
         return not last
 
 
