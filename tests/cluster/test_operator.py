@@ -14,7 +14,9 @@ from ax_engines.catalogue import load
 from ax_engines.contract import ResolvedSource, TaskResult
 from ax_operator.api.names import COMPONENT
 from ax_operator.control import handlers
-from ax_operator.kinds import AXENGINE, AXMODEL, CONFIGMAP, DEPLOYMENT, EVENT, JOB, NODE, POD, SERVICE
+from ax_operator.control.observe import OWNED
+from ax_operator.control.operator import OURS
+from ax_operator.kinds import AXENGINE, AXMODEL, DEPLOYMENT, EVENT, NODE, POD, PVC
 from ax_operator.kube_errors import Missing
 from ax_operator.settings import load as load_settings
 
@@ -165,10 +167,10 @@ async def test_a_model_becomes_ready_and_leaves_nothing_but_the_claim(cluster, k
         return await condition(kube, namespace, "Ready") == ("True", "Serving")
 
     async def nothing_left() -> bool:
-        kinds = (AXENGINE, DEPLOYMENT, JOB, SERVICE, POD)
-        found = [(await kube.list(kind, namespace))[0] for kind in kinds]
-        maps = [m for m in (await kube.list(CONFIGMAP, namespace))[0] if m["metadata"]["name"] != "kube-root-ca.crt"]
-        return not any(found) and not maps
+        """Whether all of ours is gone, or goes with its owner: the cluster's collector takes half a minute."""
+        left = [o for kind in OWNED for o in (await kube.list(kind, namespace, OURS))[0]]
+        orphans = [o for o in left if not o["metadata"].get("ownerReferences") and o["kind"] != PVC.kind]
+        return not orphans and not (await kube.list(AXENGINE, namespace))[0]
 
     async with running(cluster, settings) as operator:
         await kube.apply(model(namespace))
