@@ -22,7 +22,7 @@ PRICES = Prices(4000, 1036, 4144)
 
 def measured(models: int) -> float:
     """Median CPU milliseconds of one pass."""
-    draw = random.Random(1)  # noqa: S311
+    draw = random.Random(1)
     policies = [
         Policy(max_replicas=draw.randint(1, 64), hosted=index % 2 == 0, prices=PRICES) for index in range(models)
     ]
