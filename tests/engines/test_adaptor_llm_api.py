@@ -14,7 +14,8 @@ import pytest
 
 from ax_engines.contract import Backend, ChatFacts, Limits, Manifest, ServingOptions, Target
 from ax_engines.triton.adaptor import BACKENDS, Answer, load_engine
-from ax_engines.triton.engines.llm_api import LlmApiEngine, read_stats
+from ax_engines.triton.engines.llm_api import LlmApiEngine
+from ax_engines.triton.engines.llm_terms import read_stats
 from ax_engines.triton.engines.pytorch import PYTORCH
 from ax_engines.wire import Chunk, EngineError, GenerateRequest, Sampling
 from tests.engines.serving import SMOLLM2
