@@ -86,7 +86,9 @@ class GenerateRequest:
 
     def encode(self) -> bytes:
         """Return the request as the bytes of the REQUEST tensor."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        raw = {name: getattr(self, name) for name in self.__slots__}
+        raw["sampling"] = {name: getattr(self.sampling, name) for name in self.sampling.__slots__}
+        return json.dumps(raw, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> GenerateRequest:

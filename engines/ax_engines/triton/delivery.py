@@ -17,7 +17,7 @@ from ax_engines.wire import Chunk, EngineError, Parcel
 
 log = logging.getLogger(__name__)
 PAUSE_PER_REQUEST = 0.0001
-PAUSE_LIMIT = 0.005
+PAUSE_LIMIT = 0.02
 
 
 class Outlet(Protocol):

@@ -25,7 +25,8 @@ from ax_engines.wire import Chunk, EngineError, GenerateRequest
 log = logging.getLogger(__name__)
 WATCH_SECONDS = 0.05
 POLLS_PER_TICK = 8
-"""Asking Triton whether a client left costs a round trip, so only so many outlets are asked per tick, in turn."""
+"""Asking Triton whether a client left costs a round trip, so only so many plain requests are asked per tick, in turn;
+channels are asked at each heartbeat."""
 FULL = "The model's queue is full; retry later or lower the number of concurrent requests."
 
 
@@ -75,7 +76,7 @@ class Service:
         self._admission: Admission[Ticket] = Admission(options.slots, options.queue)
         self._streams: dict[str, Stream] = {}
         self._channels: dict[str, Outlet] = {}
-        self._outlets: deque[Outlet] = deque()
+        self._plain: deque[Stream] = deque()
         self._delivery = Delivery(lambda: self._admission.running, self._leave)
         self._stopped = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
@@ -95,7 +96,6 @@ class Service:
         """Open a channel, over which requests may ask to be answered until its client leaves."""
         with self._lock:
             self._channels[channel] = outlet
-            self._outlets.append(outlet)
         self._delivery.hello(outlet)
 
     def channel(self, name: str) -> Outlet | None:
@@ -119,7 +119,7 @@ class Service:
                 return
             self._streams[request.id] = stream
             if request.channel is None:
-                self._outlets.append(outlet)
+                self._plain.append(stream)
         self._start(started)
 
     def cancel(self, request_id: str) -> None:
@@ -240,22 +240,18 @@ class Service:
         """End what is overdue and what nobody waits for; tell every channel that the engine lives."""
         said = 0.0
         while not self._stopped.wait(WATCH_SECONDS):
-            now = self._clock()
+            now, beat = self._clock(), time.monotonic() - said >= wire.HEARTBEAT_SECONDS
             with self._lock:
                 late = [s for s in self._streams.values() if s.request.deadline and s.request.deadline <= now]
-                alive = {id(stream.box.outlet) for stream in self._streams.values()}
-                channels = list(self._channels.values())
-                alive |= {id(outlet) for outlet in channels}
-                asked = [self._outlets.popleft() for _ in range(min(POLLS_PER_TICK, len(self._outlets)))]
-                asked = [outlet for outlet in asked if id(outlet) in alive]
-                self._outlets.extend(asked)
-            if time.monotonic() - said >= wire.HEARTBEAT_SECONDS:
+                polled = [self._plain.popleft() for _ in range(min(POLLS_PER_TICK, len(self._plain)))]
+                self._plain.extend(stream for stream in polled if stream.left)
+                channels = list(self._channels.values()) if beat else []
+            for outlet in channels:
                 said = time.monotonic()
-                for outlet in channels:
-                    self._delivery.hello(outlet)
+                self._delivery.hello(outlet)
             for stream in late:
                 if not stream.closed:
                     self._end(stream, EngineError(504, "The request's deadline passed.", "deadline_exceeded"))
-            for outlet in asked:
+            for outlet in [*(stream.box.outlet for stream in polled if stream.left), *channels]:
                 if outlet.is_gone():
                     self._leave(outlet)
