@@ -3,7 +3,7 @@
 import pytest
 
 from ax_operator.simulate.scalers import Hpa, Keda, Kpa, hpa_desired, hpa_rate_limit, kpa_desired
-from ax_operator.simulate.world import Setting, View
+from ax_operator.simulate.setting import Setting, View
 
 SETTING = Setting(slots=10, max_replicas=100)
 

@@ -10,8 +10,9 @@ import pytest
 
 from ax_operator.simulate import add_arguments, run
 from ax_operator.simulate.optimum import CELL, optimum
+from ax_operator.simulate.setting import Setting, View
 from ax_operator.simulate.trace import Arrival, Trace, TraceError, busy_cells, read_trace, synthetic_trace
-from ax_operator.simulate.world import Setting, View, simulate
+from ax_operator.simulate.world import simulate
 
 DATA = Path(__file__).parents[1] / "data"
 ONE_SECOND = Setting(slots=1, prefill=1e9, token_ms=1000, cold_start=10, hosted_input=0, hosted_output=1e6)

@@ -8,9 +8,10 @@ import pytest
 
 from ax_operator.plan.staffing import erlang_replicas
 from ax_operator.simulate.scalers import Ours
+from ax_operator.simulate.setting import Setting, View
 from ax_operator.simulate.study import HOSTED_PRICE, Result, study, yardstick
 from ax_operator.simulate.trace import Trace, read_trace, synthetic_trace
-from ax_operator.simulate.world import Setting, View, simulate
+from ax_operator.simulate.world import simulate
 
 DATA = Path(__file__).parents[1] / "data"
 HERE = Setting(hosted_input=HOSTED_PRICE[0], hosted_output=HOSTED_PRICE[1])

@@ -41,7 +41,7 @@ def asked_for(load: Load, policy: Policy, memory: Memory, step: float) -> Asked:
     queue = max(0.0, here - room)
     growth = memory.growth
     if step > 0 and memory.last is not None:
-        growth += step / (_SMOOTHED + step) * ((queue - memory.queue) / step - growth)
+        growth += (queue - memory.queue - growth * step) / (_SMOOTHED + step)
     seconds = load.requests.seconds
     if not (known(seconds) and seconds > 0):
         return Asked(here, demand, demand, queue, growth, blind)

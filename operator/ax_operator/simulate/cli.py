@@ -8,9 +8,9 @@ from math import inf
 from pathlib import Path
 
 from ax_operator.simulate.picture import draw
+from ax_operator.simulate.setting import Setting
 from ax_operator.simulate.study import GPU_HOUR, HOSTED_PRICE, POLICIES, Result, study, yardstick
 from ax_operator.simulate.trace import SHAPES, Trace, TraceError, read_trace, synthetic_trace
-from ax_operator.simulate.world import Setting
 
 _BAR = 30
 

@@ -11,7 +11,7 @@ from math import ceil
 
 from ax_operator.plan.autoscale import decide
 from ax_operator.plan.scaling import Load, Memory, Policy, Prices, Requests
-from ax_operator.simulate.world import Setting, View
+from ax_operator.simulate.setting import Setting, View
 
 TARGET_FILL = 0.8
 """Share of a replica's slots that HPA and KEDA aim for; a common choice, in favour of few GPUs."""

@@ -6,8 +6,9 @@ from typing import Any
 
 from ax_operator.simulate.optimum import CELL, Schedule, optimum
 from ax_operator.simulate.scalers import Hpa, Keda, Kpa, Ours, Planned
+from ax_operator.simulate.setting import Outcome, Scaler, Setting
 from ax_operator.simulate.trace import Trace, busy_cells
-from ax_operator.simulate.world import Outcome, Scaler, Setting, simulate
+from ax_operator.simulate.world import simulate
 
 RIVALS: dict[str, Callable[[Setting], Scaler]] = {"ours": Ours, "hpa": Hpa, "keda": Keda, "kpa": Kpa}
 POLICIES = (*RIVALS, "optimum")
