@@ -48,14 +48,15 @@ class FakeCluster:
         return found and {"metadata": found["metadata"]}
 
     async def list(
-        self, kind: Kind, namespace: str | None = None, labels: str | None = None
+        self, kind: Kind, namespace: str | None = None, labels: str | None = None, fields: str | None = None
     ) -> tuple[list[Manifest], str]:
         self.calls[f"list {kind.kind}"] += 1
         wanted = dict(pair.split("=", 1) for pair in labels.split(",")) if labels else {}
         found = []
         for (each, place, _), manifest in self.objects.items():
             own = manifest["metadata"].get("labels") or {}
-            if each == kind and namespace in (None, place) and wanted.items() <= own.items():
+            chosen = fields is None or _selected(manifest, fields)
+            if chosen and each == kind and namespace in (None, place) and wanted.items() <= own.items():
                 found.append(copy.deepcopy(manifest))
         return found, str(next(self._versions))
 
@@ -72,14 +73,14 @@ class FakeCluster:
             return self._applied(address, {"status": manifest["status"]}, "status")
         return self._applied(address, {key: value for key, value in manifest.items() if key != "status"}, "")
 
-    async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> bool:
+    async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> Manifest | None:
         self._write(f"delete {kind.kind}")
         found = self.objects.get((kind, namespace, name))
         if found and uid not in (None, found["metadata"]["uid"]):
             raise Conflict("the uid is another", 409)
         if found:
             self.remove((kind, namespace, name))
-        return found is not None
+        return None
 
     async def create_event(self, regarding: Manifest, **facts: Any) -> None:
         self._write("create Event")
@@ -149,6 +150,18 @@ class FakeCluster:
         self.objects[address] = new
         self.news.append((address[0], "ADDED" if old is None else "MODIFIED", copy.deepcopy(new)))
         return new
+
+
+def _selected(manifest: Manifest, fields: str) -> bool:
+    """Whether a manifest matches a field selector of `path=value` and `path!=value`."""
+    for term in fields.split(","):
+        path, _, value = term.partition("=")
+        found: Any = manifest
+        for step in path.rstrip("!").split("."):
+            found = (found or {}).get(step)
+        if (found == value) == path.endswith("!"):
+            return False
+    return True
 
 
 class Crash(BaseException):

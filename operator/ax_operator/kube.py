@@ -22,6 +22,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from ax_operator.api.names import FIELD_MANAGER
 from ax_operator.changes import Manifest, Manifests, WatchEvent, difference, key_of
+from ax_operator.events import event
 from ax_operator.kinds import EVENT, Kind, kind_of
 from ax_operator.kube_errors import Expired, KubeError, Missing, Unreachable, message_of, refused
 
@@ -115,11 +116,15 @@ class Kube:
         except Missing:
             return None
 
-    async def list(self, kind: Kind, namespace: str | None = None, labels: str | None = None) -> tuple[Manifests, str]:
-        """Return all objects (of one namespace, or of all) that match a label selector, and the list's version."""
+    async def list(
+        self, kind: Kind, namespace: str | None = None, labels: str | None = None, fields: str | None = None
+    ) -> tuple[Manifests, str]:
+        """Return all objects (of one namespace, or of all) that match both selectors, and the list's version."""
+        selectors = {"labelSelector": labels, "fieldSelector": fields}
+        query = {key: value for key, value in selectors.items() if value}
         for _ in range(3):
             try:
-                return await self._pages(kind, namespace, labels)
+                return await self._pages(kind, namespace, query)
             except Expired:
                 logger.info("Started a list again because its pages had expired", extra={"kind": kind.kind})
         raise Unreachable(f"the list of {kind.plural} expired three times while it was read")
@@ -134,46 +139,32 @@ class Kube:
         query = {"fieldManager": self._manager, "force": "true"}
         return await self._json("PATCH", path, query, manifest, APPLY)
 
-    async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> bool:
-        """Delete the object, its dependents in the background; return False if it was gone already.
+    async def delete(
+        self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None
+    ) -> Manifest | None:
+        """Delete the object, its dependents in the background; return what is left of it, None if it is gone.
 
+        What is left has a deletionTimestamp: finalizers or a grace period keep it for a while.
         With `uid` a namesake that was made since raises Conflict and stays.
         """
         body: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         if uid:
             body["preconditions"] = {"uid": uid}
         try:
-            await self._json("DELETE", kind.path(namespace, name), body=body)
+            answer = await self._json("DELETE", kind.path(namespace, name), body=body)
         except Missing:
-            return False
-        return True
+            return None
+        # The answer is a Status, or the object: as it was when it is gone, or as it waits for its end.
+        meta = answer.get("metadata") or {}
+        waits = meta.get("finalizers") or meta.get("deletionGracePeriodSeconds")
+        return answer if meta.get("deletionTimestamp") and waits else None
 
     async def create_event(
         self, regarding: Manifest, *, reason: str, note: str, action: str, now: str, warning: bool = False
     ) -> None:
         """Record one Event about an object; `now` is RFC 3339 with microseconds, texts are cut to what fits."""
-        meta = regarding["metadata"]
-        namespace = meta.get("namespace") or "default"
-        event = {
-            "apiVersion": EVENT.api_version,
-            "kind": EVENT.kind,
-            "metadata": {"generateName": f"{meta['name'][:200]}-", "namespace": namespace},
-            "eventTime": now,
-            "type": "Warning" if warning else "Normal",
-            "reason": reason[:128],
-            "action": action[:128],
-            "note": note[:1024],
-            "reportingController": self._manager,
-            "reportingInstance": self._manager,
-            "regarding": {
-                "apiVersion": regarding["apiVersion"],
-                "kind": regarding["kind"],
-                "name": meta["name"],
-                "namespace": meta.get("namespace"),
-                "uid": meta.get("uid"),
-            },
-        }
-        await self._json("POST", EVENT.path(namespace), body=event)
+        body = event(regarding, reason, note, action, now, self._manager, warning=warning)
+        await self._json("POST", EVENT.path(body["metadata"]["namespace"]), body=body)
 
     async def watch(
         self, kind: Kind, namespace: str | None = None, labels: str | None = None
@@ -191,8 +182,8 @@ class Kube:
             try:
                 if version is None:
                     items, listed = await self.list(kind, namespace, labels)
-                    for event in difference(known, items):
-                        yield event
+                    for each in difference(known, items):
+                        yield each
                     version = listed
                     yield WatchEvent("SYNCED", {})
                 async for change, manifest in self._stream(kind, namespace, labels, version):
@@ -202,9 +193,9 @@ class Kube:
                         known.pop(key_of(manifest), None)
                         yield WatchEvent("DELETED", manifest)
                     elif change != "BOOKMARK":
-                        event = WatchEvent("MODIFIED" if key_of(manifest) in known else "ADDED", manifest)
+                        seen = WatchEvent("MODIFIED" if key_of(manifest) in known else "ADDED", manifest)
                         known[key_of(manifest)] = manifest
-                        yield event
+                        yield seen
                 await asyncio.sleep(PAUSE_SECONDS)
             except Expired:
                 version = None
@@ -230,9 +221,9 @@ class Kube:
             )
         return config
 
-    async def _pages(self, kind: Kind, namespace: str | None, labels: str | None) -> tuple[Manifests, str]:
+    async def _pages(self, kind: Kind, namespace: str | None, query: Mapping[str, str]) -> tuple[Manifests, str]:
         items: Manifests = []
-        query = {"limit": str(self._page)} | ({"labelSelector": labels} if labels else {})
+        query = {"limit": str(self._page), **query}
         while True:
             page = await self._json("GET", kind.path(namespace), query)
             for item in page["items"]:  # the server leaves these two out in lists of its own kinds
@@ -250,10 +241,10 @@ class Kube:
         response = await self._send("GET", kind.path(namespace), query, within=within)
         try:
             async for line in response.content:
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    raise refused(event["object"].get("code", 0), event["object"].get("message", ""))
-                yield event["type"], event["object"]
+                change = json.loads(line)
+                if change["type"] == "ERROR":
+                    raise refused(change["object"].get("code", 0), change["object"].get("message", ""))
+                yield change["type"], change["object"]
         except TimeoutError:
             logger.info("Resumed a watch that had fallen silent", extra={"kind": kind.kind})
         except (aiohttp.ClientError, OSError, ValueError) as error:

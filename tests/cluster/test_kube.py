@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from ax_operator.control.occupancy import LIVING
 from ax_operator.kinds import CONFIGMAP, DEPLOYMENT, EVENT, NAMESPACE, POD, SECRET, Kind, kind_of
 from ax_operator.kube import Kube
 from ax_operator.kube_errors import Conflict, Forbidden, Invalid, Missing, Unreachable
@@ -182,3 +183,13 @@ async def test_a_pod_of_a_kind_without_rights_is_no_reason_to_stop_watching(clus
         async with asyncio.timeout(30):
             assert (await first).type == "SYNCED"
         await watch.aclose()
+
+
+async def test_pods_are_listed_by_the_node_they_are_on(kube, namespace):
+    container = {"name": "c", "image": "registry.test/none:1"}
+    for name, where in (("here", "node-a"), ("there", "node-b")):
+        spec = {"nodeName": where, "containers": [container]}
+        meta = {"name": name, "namespace": namespace}
+        await kube.apply({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec})
+    found, _ = await kube.list(POD, namespace, fields=f"spec.nodeName=node-a,{LIVING}")
+    assert names(found) == ["here"]

@@ -13,8 +13,10 @@ from ax_engines.contract import Progress, TaskResult
 from ax_engines.hardware import Toolchain
 from ax_operator.api.conditions import timestamp
 from ax_operator.api.names import API_VERSION
+from ax_operator.control.cache import Cache
 from ax_operator.control.measures import Measured
 from ax_operator.control.observe import Fixed
+from ax_operator.control.occupancy import Occupancy
 from ax_operator.control.operator import Operator
 from ax_operator.control.wakes import Key
 from ax_operator.kinds import AXENGINE, AXMODEL, DEPLOYMENT, JOB, POD, kind_of
@@ -59,6 +61,7 @@ class NoSignals:
     def __init__(self) -> None:
         self.loads: dict[Key, Measured] = {}
         self.told: dict[str, dict[str, Progress]] = {}
+        self.foreign = Occupancy(FakeCluster(), Cache())
 
     def measured(self, key: Key) -> Measured | None:
         return self.loads.get(key)

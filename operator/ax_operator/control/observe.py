@@ -6,7 +6,6 @@ models would be quadratic.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,15 +13,15 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from ax_engines.contract import Progress
-from ax_engines.hardware import Gpu, Pool
+from ax_engines.hardware import Gpu
 from ax_engines.models import CatalogueEntry
-from ax_engines.pools import pools_from_nodes
 from ax_gateway.table import ModelRoute, model_route, route_table
 from ax_operator.api.axhostedapi import AXHostedAPISpec
-from ax_operator.api.names import GPU_PRODUCT, GPU_RESOURCE, MODEL
+from ax_operator.api.names import MODEL
 from ax_operator.control.cache import Cache, Change
+from ax_operator.control.devices import Devices, Foreign
 from ax_operator.control.measures import Measured
-from ax_operator.control.wakes import Key, model_key, node_changed
+from ax_operator.control.wakes import Key, model_key
 from ax_operator.kinds import (
     AXENGINE,
     AXHOSTEDAPI,
@@ -45,12 +44,15 @@ Manifest = dict[str, Any]
 
 OWNED = (CONFIGMAP, DEPLOYMENT, JOB, NETWORKPOLICY, PDB, POD, PVC, SERVICE, SERVICEACCOUNT)
 """Kinds of what we make; of these only objects with our label are watched."""
+EMPTY = Memory()
 WATCHED = (AXMODEL, AXENGINE, AXHOSTEDAPI, NODE, *OWNED)
 
 
 class Signals(Protocol):
     """What is measured rather than read from the API server."""
 
+    @property
+    def foreign(self) -> Foreign: ...
     def measured(self, key: Key) -> Measured | None: ...
     def progress(self, namespace: str) -> Mapping[str, Progress]: ...
     def forget(self, key: Key) -> None: ...
@@ -75,32 +77,27 @@ class Observer:
         self._signals = signals
         self._routes: dict[Key, ModelRoute] = {}
         self._names: dict[str, str] | None = None
-        self._pools: tuple[Pool, ...] | None = None
-        self._waited: dict[str, int] | None = None
+        self._devices = Devices(cache, signals.foreign)
         self._world: World | None = None
-        self.memories: dict[Key, Memory] = defaultdict(Memory)
+        self._memories: dict[Key, Memory] = {}
 
     def note(self, change: Change) -> set[Key]:
         """Take over one change; return the models to which it gave or took a served name."""
         if change.kind == AXMODEL and change.respecified:
             self._world = None
             return self._renamed(change)
-        if change.kind == AXHOSTEDAPI:
+        if self._devices.note(change) or change.kind == AXHOSTEDAPI:
             self._world = None
-        elif (change.kind == NODE and node_changed(change)) or (change.kind == POD and _moved(change)):
-            self._world = self._pools = self._waited = None
         return set()
 
     def world(self) -> World:
         """Return what all models share."""
         if self._world is None:
-            if self._pools is None:
-                self._pools = pools_from_nodes(list(self._cache.select(NODE)), list(self._cache.select(POD)))
             self._world = World(
                 settings=self._fixed.settings,
                 catalogue=self._fixed.catalogue,
                 gpus=self._fixed.gpus,
-                pools=self._pools,
+                pools=self._devices.pools(),
                 hosted=dict(self._hosted()),
                 names=self._holders(),
             )
@@ -113,7 +110,7 @@ class Observer:
         return Seen(
             objects=(*mine, *engines),
             load=self._load(key, mine),
-            memory=self.memories[key],
+            memory=self._memories.get(key, EMPTY),
             progress=self._signals.progress(key.namespace),
             secret=secret,
         )
@@ -127,9 +124,15 @@ class Observer:
         ours = (o for kind in (AXENGINE, *OWNED) for o in self._cache.select(kind, namespace))
         return Seen(objects=tuple(ours), progress=self._signals.progress(namespace), models=tuple(models))
 
+    def remember(self, key: Key, memory: Memory) -> None:
+        """Keep what the model's plan wants to know the next time."""
+        self._memories[key] = memory
+        self._devices.remember(key, memory)
+
     def forget(self, key: Key) -> None:
         """Drop what was remembered of a model that is gone."""
-        self.memories.pop(key, None)
+        self.remember(key, EMPTY)
+        del self._memories[key]
         self._signals.forget(key)
 
     def _load(self, key: Key, mine: Iterable[Manifest]) -> Load | None:
@@ -151,28 +154,9 @@ class Observer:
             pods_known=measured.pods_known,
             pods_answered=measured.pods_answered,
             metrics_age=measured.age,
-            free_gpus=self._free_gpus(deployments),
+            free_gpus=self._devices.free(key),
             requests=measured.requests,
         )
-
-    def _free_gpus(self, deployments: list[Manifest]) -> int | None:
-        """GPUs of the pool that nobody uses and none of our pods waits for; None for a model without GPUs."""
-        for deployment in deployments:
-            selector = deployment["spec"]["template"]["spec"].get("nodeSelector") or {}
-            for pool in self.world().pools:
-                if pool.resource and dict(pool.node_selector).items() <= selector.items():
-                    return max(0, pool.free_gpus - self._waiting().get(pool.gpu_product or "", 0))
-        return None
-
-    def _waiting(self) -> dict[str, int]:
-        """GPUs by product that pods of ours without a node wait for."""
-        if self._waited is None:
-            self._waited = defaultdict(int)
-            for pod in self._cache.select(POD):
-                product = (pod["spec"].get("nodeSelector") or {}).get(GPU_PRODUCT)
-                if product and not pod["spec"].get("nodeName") and not pod["metadata"].get("deletionTimestamp"):
-                    self._waited[product] += _gpus(pod)
-        return self._waited
 
     def _renamed(self, change: Change) -> set[Key]:
         before = self._names
@@ -209,19 +193,3 @@ class Observer:
 
 def _key(model: Manifest) -> Key:
     return model_key(model["metadata"]["namespace"], model["metadata"]["name"])
-
-
-def _moved(change: Change) -> bool:
-    """Whether a pod found its node or ended: it takes or frees devices."""
-    return change.old is None or change.new is None or _place(change.old) != _place(change.new)
-
-
-def _place(pod: Manifest) -> tuple[Any, Any]:
-    return (pod.get("spec") or {}).get("nodeName"), (pod.get("status") or {}).get("phase")
-
-
-def _gpus(pod: Manifest) -> int:
-    containers = [*(pod["spec"].get("initContainers") or ()), *pod["spec"].get("containers", ())]
-    return max(
-        (int(((c.get("resources") or {}).get("limits") or {}).get(GPU_RESOURCE, 0)) for c in containers), default=0
-    )

@@ -43,7 +43,9 @@ class Cluster(Protocol):
     async def get(self, kind: Kind, name: str, namespace: str | None = None) -> Manifest | None: ...
     async def get_metadata(self, kind: Kind, name: str, namespace: str | None = None) -> Manifest | None: ...
     async def apply(self, manifest: Manifest, *, status: bool = False) -> Manifest: ...
-    async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> bool: ...
+    async def delete(
+        self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None
+    ) -> Manifest | None: ...
     async def create_event(
         self, regarding: Manifest, *, reason: str, note: str, action: str, now: str, warning: bool = False
     ) -> None: ...
@@ -103,7 +105,7 @@ class Reconciler:
         seen = self._observer.model(key, await self._secret(model))
         now = self._clock()
         plan = plan_model(model, seen, self._observer.world(), now)
-        self._observer.memories[key] = plan.memory
+        self._observer.remember(key, plan.memory)
         self._uses[key] = ((plan.status or {}).get("engine") or {}).get("name") or ""
         refusals, again = await self._carry_out(plan)
         wait = plan.requeue_after
@@ -210,16 +212,15 @@ class Reconciler:
     async def _gone(self, kind: Kind, seen: Manifest) -> None:
         meta = seen["metadata"]
         try:
-            there = await self._kube.delete(kind, meta["name"], meta.get("namespace"), uid=meta["uid"])
+            left = await self._kube.delete(kind, meta["name"], meta.get("namespace"), uid=meta["uid"])
         except Conflict:
             logger.info("Kept an object made anew under the same name", extra=_named(kind, seen))
             return
-        if not there:
-            # It went while no watch ran, so that no event will ever tell.
-            change = self._cache.remove(kind, seen)
-            if change:
-                self._heard(change)
-            return
+        if left is not None:
+            self._take(kind, left)
+        elif change := self._cache.remove(kind, seen):
+            # Not left to the watch: its event may come late, or never, if the object went while no watch ran.
+            self._heard(change)
         self._reporter.wrote("delete", kind)
         logger.info("Deleted an object", extra=_named(kind, seen))
 

@@ -11,16 +11,17 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from ax_engines.contract import Progress
 from ax_operator.api.names import COMPONENT, COMPONENT_BUILD, COMPONENT_GATEWAY, COMPONENT_SERVING, ENGINE, MODEL
 from ax_operator.control.cache import Cache
 from ax_operator.control.measures import GatewayMeasure, Measured, PodMeasure, measured
 from ax_operator.control.metrics import Metrics
+from ax_operator.control.occupancy import Lister, Occupancy
 from ax_operator.control.questions import NoAnswer, Questions
 from ax_operator.control.wakes import Key, model_key, store_key
-from ax_operator.kinds import POD, Kind
+from ax_operator.kinds import POD
 from ax_operator.kube_errors import KubeError
 
 logger = logging.getLogger(__name__)
@@ -29,14 +30,8 @@ Manifest = dict[str, Any]
 GATEWAYS_SECONDS = 10.0
 """Between two looks for gateway pods."""
 RETRY_SECONDS = 1.0
-
-
-class Lister(Protocol):
-    """What of `kube.Kube` is used here."""
-
-    async def list(
-        self, kind: Kind, namespace: str | None = None, labels: str | None = None
-    ) -> tuple[list[Manifest], str]: ...
+OCCUPANCY_SECONDS = 30.0
+"""Between two looks for others' pods on GPU nodes."""
 
 
 class Signals:
@@ -68,6 +63,7 @@ class Signals:
         self._pods_every = pods_every
         self._builds_every = builds_every
         self._clock = clock
+        self.foreign = Occupancy(kube, cache)
         self._pods: dict[Key, dict[str, PodMeasure]] = {}
         self._gateways: dict[str, GatewayMeasure] = {}
         self._pollers: dict[str, asyncio.Task[None]] = {}
@@ -98,7 +94,7 @@ class Signals:
         """Ask everybody once, so that the first plan knows what the last one knew."""
         if self._gateway_namespace is not None:
             await self.find_gateways()
-        await asyncio.gather(self.ask_pods(), self.ask_builds())
+        await asyncio.gather(self.ask_pods(), self.ask_builds(), self.foreign.look())
 
     async def run(self) -> None:
         """Ask for ever; ends only with an error, or when it is cancelled."""
@@ -106,6 +102,7 @@ class Signals:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_every(self._pods_every, self.ask_pods))
                 group.create_task(_every(self._builds_every, self.ask_builds))
+                group.create_task(_every(OCCUPANCY_SECONDS, self.foreign.look))
                 if self._gateway_namespace is not None:
                     group.create_task(_every(GATEWAYS_SECONDS, self.find_gateways))
         finally:

@@ -1,0 +1,120 @@
+"""Node pools, and how many of their GPUs a model may still take.
+
+The pools of the world hold what nodes have, and nothing of who uses it: recipes must not change when a pod starts.
+What is free is counted apart: less what pods use, ours and others', less what ours wait for, shared out so that of
+several models that find the pool too small, the one that has waited longest comes first.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from ax_engines.hardware import Pool
+from ax_engines.pools import pools_from_nodes
+from ax_operator.api.names import GPU_PRODUCT, GPU_RESOURCE, MODEL
+from ax_operator.control.cache import Cache, Change
+from ax_operator.control.wakes import Key, node_changed
+from ax_operator.kinds import DEPLOYMENT, NODE, POD
+from ax_operator.plan.pool import Claim, shares
+from ax_operator.plan.scaling import Memory
+
+Manifest = dict[str, Any]
+
+
+class Foreign(Protocol):
+    """Pods that are not ours and hold GPUs; `version` grows when they change."""
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def pods(self) -> tuple[Manifest, ...]: ...
+
+
+class Devices:
+    """Counts GPUs; tell it of every change with `note`."""
+
+    def __init__(self, cache: Cache, foreign: Foreign) -> None:
+        self._cache = cache
+        self._foreign = foreign
+        self._counted_at = -1
+        self._pools: tuple[Pool, ...] | None = None
+        self._free: dict[str, int] | None = None
+        self._short: dict[Key, float] = {}
+
+    def note(self, change: Change) -> bool:
+        """Take over one change; return whether the pools are other ones."""
+        nodes = change.kind == NODE and node_changed(change)
+        if nodes:
+            self._pools = None
+        if nodes or (change.kind == POD and _moved(change)):
+            self._free = None
+        return nodes
+
+    def remember(self, key: Key, memory: Memory) -> None:
+        """Keep for how long a model has found its pool too small."""
+        if memory.short > 0:
+            self._short[key] = memory.short
+        else:
+            self._short.pop(key, None)
+
+    def pools(self) -> tuple[Pool, ...]:
+        """Return the pools as nodes make them, all of their GPUs free."""
+        if self._pools is None:
+            self._pools = pools_from_nodes(list(self._cache.select(NODE)), [])
+        return self._pools
+
+    def free(self, key: Key) -> int | None:
+        """GPUs that the model may count as free; None for one without GPUs."""
+        use = self._use(key)
+        if use is None:
+            return None
+        product, gpus = use
+        left = self._counted().get(product, 0)
+        claims = [Claim(str(key), left // gpus, gpus, self._short.get(key, 0.0))]
+        for other, waited in self._short.items():
+            theirs = self._use(other) if other != key else None
+            if theirs and theirs[0] == product:
+                claims.append(Claim(str(other), 1, theirs[1], waited))
+        return shares(claims, left)[str(key)]
+
+    def _use(self, key: Key) -> tuple[str, int] | None:
+        """The GPU product of a model's pods, and how many each takes."""
+        for deployment in self._cache.select(DEPLOYMENT, key.namespace, {MODEL: key.name}):
+            spec = deployment["spec"]["template"]["spec"]
+            product = (spec.get("nodeSelector") or {}).get(GPU_PRODUCT)
+            if product and (gpus := _gpus(spec)):
+                return product, gpus
+        return None
+
+    def _counted(self) -> Mapping[str, int]:
+        """GPUs by product that nobody uses and none of our pods waits for."""
+        if self._free is None or self._counted_at != self._foreign.version:
+            self._counted_at = self._foreign.version
+            ours = list(self._cache.select(POD))
+            free: dict[str, int] = defaultdict(int)
+            for pool in pools_from_nodes(list(self._cache.select(NODE)), [*ours, *self._foreign.pods]):
+                if pool.gpu_product and pool.resource == GPU_RESOURCE:
+                    free[pool.gpu_product] += pool.free_gpus
+            for pod in ours:
+                product = (pod["spec"].get("nodeSelector") or {}).get(GPU_PRODUCT)
+                if product in free and not pod["spec"].get("nodeName") and not pod["metadata"].get("deletionTimestamp"):
+                    free[product] = max(0, free[product] - _gpus(pod["spec"]))
+            self._free = free
+        return self._free
+
+
+def _moved(change: Change) -> bool:
+    """Whether a pod came, went, found its node or ended: it takes or frees devices."""
+    return change.old is None or change.new is None or _place(change.old) != _place(change.new)
+
+
+def _place(pod: Manifest) -> tuple[Any, ...]:
+    return pod["spec"].get("nodeName"), (pod.get("status") or {}).get("phase"), pod["metadata"].get("deletionTimestamp")
+
+
+def _gpus(spec: Mapping[str, Any]) -> int:
+    containers: Iterable[Manifest] = [*(spec.get("initContainers") or ()), *spec.get("containers", ())]
+    limits = [(c.get("resources") or {}).get("limits") or {} for c in containers]
+    return max((int(each.get(GPU_RESOURCE, 0)) for each in limits), default=0)
