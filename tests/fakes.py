@@ -73,7 +73,9 @@ class FakeCluster:
             return self._applied(address, {"status": manifest["status"]}, "status")
         return self._applied(address, {key: value for key, value in manifest.items() if key != "status"}, "")
 
-    async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> Manifest | None:
+    async def delete(
+        self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None
+    ) -> Manifest | None:
         self._write(f"delete {kind.kind}")
         found = self.objects.get((kind, namespace, name))
         if found and uid not in (None, found["metadata"]["uid"]):

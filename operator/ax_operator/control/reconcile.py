@@ -122,15 +122,16 @@ class Reconciler:
         now = self._clock()
         plan = plan_store(key.namespace, self._observer.store(key.namespace), self._observer.world(), now)
         refusals, again = await self._carry_out(plan)
+        wait = plan.requeue_after
         refused = {r.child["metadata"]["labels"].get(ENGINE): str(r) for r in refusals}
         for wanted in plan.statuses:
             engine = self._cache.get(AXENGINE, key.namespace, wanted["metadata"]["name"])
             if engine is not None:
                 why = refused.get(wanted["metadata"]["name"])
-                await self._reporter.engine(engine, wanted["status"], now, why)
+                wait = _earlier(wait, await self._reporter.engine(engine, wanted["status"], now, why))
         if refusals:
             raise refusals[0].error
-        return _earlier(plan.requeue_after, again)
+        return _earlier(wait, again)
 
     async def _secret(self, model: Manifest) -> str | None:
         """Say whether the source's Secret may be used; only its labels are read."""

@@ -123,7 +123,7 @@ def _build(engine: Json, spec: ArtifactSpec, use: Fact, seen: Seen, world: World
     draft.children += build_objects(engine, spec, world)
     if facts and facts.result:
         result = facts.result
-        artifact = {"bytes": result.bytes, "buildSeconds": result.seconds}
+        artifact: Json = {"bytes": result.bytes, "buildSeconds": result.seconds}
         if result.chat:
             artifact["chat"] = result.chat.model_dump(mode="json", by_alias=True)
         return _report(engine, [Fact(READY, "True", "Built"), use], {"artifact": artifact}, draft, now)
@@ -206,6 +206,7 @@ def _inventory(
     """Keep the inventory: add what is alive, sweep what is not, and forget what was swept."""
     jobs = seen.all("Job", names.COMPONENT_SWEEP)
     done: set[str] = set()
+    sweeping = False
     for job in jobs:
         facts = job_facts(job, seen)
         if facts.state == "succeeded":
@@ -215,6 +216,9 @@ def _inventory(
             draft.requeue.append(max(1.0, facts.ended + RETRY_AFTER - now))
             if now >= facts.ended + RETRY_AFTER:
                 draft.obsolete.append(Ref.of(job))
+        else:
+            sweeping = True
+            draft.children += sweep_objects(namespace, _task(job).remove, world.settings)
     names_now = (listed - done) | alive
     gone = names_now - alive
     if gone and not jobs:
@@ -223,5 +227,5 @@ def _inventory(
         draft.children.append(inventory(namespace, names_now))
     elif kept_map:
         draft.obsolete.append(Ref.of(kept_map))
-    if not gone:
+    if not gone and not sweeping:
         draft.obsolete += map(Ref.of, seen.all("ServiceAccount", names.COMPONENT_SWEEP))
