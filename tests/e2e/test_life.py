@@ -174,6 +174,7 @@ def _restarts(site: Site) -> dict[str, int]:
     statuses = [
         (p["metadata"]["name"], s)
         for p in site.pods()
+        if not p["metadata"].get("deletionTimestamp")
         for s in [*p["status"].get("containerStatuses", ()), *p["status"].get("initContainerStatuses", ())]
     ]
     return {f"{pod}/{s['name']}": s["restartCount"] for pod, s in statuses}
