@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -228,6 +228,15 @@ def page(url: str) -> str:
     """Return an address's text."""
     with closing(urllib.request.urlopen(url, timeout=10)) as response:
         return str(response.read().decode())
+
+
+def until(true: Callable[[], Any], seconds: float = 30) -> None:
+    """Wait until something is true; raises TimeoutError."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise TimeoutError(f"it did not become true in {seconds:g} s")
+        time.sleep(0.01)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from tests.engines.card import ANSWER, ASKS_BACK, QUESTION, RATE, RESULT, TOOLS
-from tests.engines.serving import Pod, page, post, status
+from tests.engines.serving import Pod, page, post, status, until
 
 
 def script(**fields: Any) -> str:
@@ -25,14 +25,6 @@ def script(**fields: Any) -> str:
 def user(**fields: Any) -> list[Any]:
     """Return a chat that tells the scripted engine what to say."""
     return [{"role": "user", "content": script(**fields)}]
-
-
-def until(true: Callable[[], Any], seconds: float = 20) -> None:
-    """Wait until something is true."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 # --- the conversation of the model cards ---

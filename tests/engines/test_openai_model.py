@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 from typing import Any
@@ -10,7 +11,7 @@ import openai
 import pytest
 
 from tests.engines.card import QUESTION, TOOLS
-from tests.engines.serving import Pod, post
+from tests.engines.serving import Pod, page, post, until
 
 CAPITAL: Any = [{"role": "user", "content": "What is the capital of Korea?"}]
 
@@ -160,6 +161,36 @@ def test_a_stop_string_ends_an_answer_and_is_not_in_it(client: openai.OpenAI) ->
     answer = client.chat.completions.create(model="smollm2", messages=CAPITAL, temperature=0, stop=["of Korea"])
     assert answer.choices[0].message.content == "The capital "
     assert answer.choices[0].finish_reason == "stop"
+
+
+def test_korean_characters_of_several_tokens_arrive_whole(client: openai.OpenAI) -> None:
+    events = client.completions.create(
+        model="smollm2", prompt="안녕하세요는 한국어 인사입니다. 안녕하세요", max_tokens=40, temperature=0, stream=True
+    )
+    texts = [event.choices[0].text for event in events]
+    assert "\ufffd" not in "".join(texts)
+    assert any("가" <= char <= "힣" for char in "".join(texts))
+
+
+def test_leaving_during_a_long_prompt_frees_the_slots(client: openai.OpenAI, model_pod: Pod) -> None:
+    """Prompts that would keep all slots busy for minutes are left; the next request must not wait for them."""
+    prompt = json.dumps({"model": "smollm2", "prompt": list(range(1000, 2000)), "max_tokens": 1}).encode()
+    connections = [http.client.HTTPConnection("127.0.0.1", model_pod.frontend_ports[0]) for _ in range(12)]
+    for connection in connections:
+        connection.request("POST", "/v1/completions", prompt)
+    until(lambda: running(model_pod) == 4)
+    for connection in connections:
+        connection.close()
+    until(lambda: running(model_pod) == 0)
+    answer = client.chat.completions.create(model="smollm2", messages=CAPITAL, temperature=0, max_tokens=2)
+    assert answer.usage
+    assert answer.usage.completion_tokens == 2
+
+
+def running(pod: Pod) -> float:
+    """Return the requests that generate, as the metrics page shows them."""
+    lines = page(pod.metrics_url).splitlines()
+    return float(next(line for line in lines if line.startswith("ax_requests_running{")).rpartition(" ")[2])
 
 
 def test_more_requests_than_slots_are_all_answered(client: openai.OpenAI) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.engines.serving import Pod, pod, post, status, write_engine
+from tests.engines.serving import Pod, pod, post, status, until, write_engine
 
 BODY = {"model": "smollm2", "prompt": "x"}
 
@@ -22,14 +21,6 @@ BODY = {"model": "smollm2", "prompt": "x"}
 def script(**fields: Any) -> str:
     """Return a prompt that tells the scripted engine what to say."""
     return f"<<{json.dumps(fields)}>>"
-
-
-def until(true: Callable[[], Any], seconds: float = 30) -> None:
-    """Wait until something is true."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.fixture

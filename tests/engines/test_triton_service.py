@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ax_engines.contract import ServingOptions
 from ax_engines.triton.adaptor import EngineStats, OnAnswer
 from ax_engines.triton.service import Service
 from ax_engines.wire import Chunk, EngineError, GenerateRequest, Parcel, Sampling, Usage, decode_batch, encode_batch
+from tests.engines.serving import until
 
 OPTIONS = ServingOptions(model="d/m", engine="e", backend="llamacpp", slots=2, queue=2, context_length=10)
 
@@ -93,14 +94,6 @@ class Box:
 def request(name: str, **fields: Any) -> GenerateRequest:
     """Return a request."""
     return GenerateRequest(name, Sampling(5), prompt="p", **fields)
-
-
-def until(true: Callable[[], Any]) -> None:
-    """Wait until something is true."""
-    end = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @pytest.fixture
