@@ -2,6 +2,7 @@
 
 agent      run the agent beside Envoy
 bootstrap  print what Envoy starts from
+spend      print what hosted APIs cost on a day, by API, model and client
 key        print the Secret of a new client key: `python -m ax_gateway key --name team-a | kubectl apply -f -`
 """
 
@@ -38,6 +39,12 @@ def main(argv: list[str] | None = None) -> int:
             return _print(bootstrap(settings.socket, settings.admin_socket, settings.node))
         case "key":
             return _print_key(arguments, settings.namespace)
+    if arguments.command == "spend":
+        from ax_gateway.spend import spent  # noqa: PLC0415
+
+        set_up()
+        print(asyncio.run(spent(settings.namespace, arguments.day)))
+        return 0
     from ax_gateway.agent import serve  # noqa: PLC0415  the bootstrap must not wait for gRPC and the client library
 
     set_up()
@@ -56,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("agent")
     commands.add_parser("bootstrap")
+    spend = commands.add_parser("spend")
+    spend.add_argument("--day", help="YYYY-MM-DD in Seoul; today when left out")
     key = commands.add_parser("key")
     key.add_argument("--name", required=True, help="the client's name, which logs and metrics show")
     key.add_argument("--model", action="append", help="a model name that it may use; all when left out")

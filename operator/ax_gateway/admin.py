@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
 
 import aiohttp
 
@@ -44,9 +44,14 @@ class Admin:
         pairs = (line.rpartition(": ") for line in text.splitlines())
         return {name: int(value) for name, _, value in pairs if value.isdecimal()}
 
-    async def prometheus(self) -> str:
-        """Return the statistics in Prometheus' text format."""
-        return await self._request("GET", "/stats/prometheus", {"usedonly": ""})
+    async def prometheus(self, pattern: str = "") -> str:
+        """Return the statistics, or those whose names match a regular expression, in Prometheus' text format."""
+        return await self._request("GET", "/stats/prometheus", {"usedonly": "", "filter": pattern})
+
+    async def uptime(self) -> float:
+        """Return how many seconds this Envoy has run."""
+        found = json.loads(await self._request("GET", "/server_info"))
+        return float(str(found["uptime_current_epoch"]).removesuffix("s"))
 
     async def drain(self) -> None:
         """Take no new connections, ask clients of the open ones to leave, and fail `/ready`."""
@@ -56,7 +61,7 @@ class Admin:
     async def _request(self, verb: str, path: str, query: dict[str, str] | None = None) -> str:
         if self._session is None:
             raise RuntimeError("Admin is used outside of its `async with`")
-        words: Any = "&".join(f"{key}={value}" if value else key for key, value in (query or {}).items())
+        words = "&".join(f"{key}={value}" if value else key for key, value in (query or {}).items())
         url = f"http://envoy{path}" + (f"?{words}" if words else "")
         try:
             async with self._session.request(verb, url) as response:

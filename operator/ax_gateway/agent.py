@@ -10,15 +10,15 @@ import asyncio
 import logging
 import signal
 import ssl
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Protocol
 
 from ax_gateway import xds
 from ax_gateway.admin import Admin, EnvoyAway
 from ax_gateway.api import Api
+from ax_gateway.bookkeeping import Bookkeeper, Books
 from ax_gateway.envoy.gates import Outside
-from ax_gateway.envoy.routes import Patience, Verdicts
+from ax_gateway.envoy.listener import Front
+from ax_gateway.envoy.routes import Patience
 from ax_gateway.envoy.words import on_prem_cluster, stat_name
 from ax_gateway.hold import Bounds, Hold
 from ax_gateway.load import Load, Loads, ModelLoad
@@ -27,7 +27,7 @@ from ax_gateway.outside import Addresses
 from ax_gateway.settings import Settings
 from ax_gateway.snapshot import Certificate, Shape, Snapshots, Surroundings, WayOut
 from ax_gateway.table import Circumstances, Route, RouteTable, route_table
-from ax_gateway.world import Change, World
+from ax_gateway.world import World
 from ax_operator.api.names import MODEL, USABLE_BY, USABLE_BY_GATEWAY
 from ax_operator.kinds import AXHOSTEDAPI, AXMODEL, ENDPOINTSLICE, SECRET, Kind
 from ax_operator.kube import Kube
@@ -47,16 +47,10 @@ CERTIFICATE_SECONDS = 2.0
 RUNNING = r"^cluster\.onprem_.*\.upstream_rq_active$"
 
 
-class Cluster(Protocol):
-    """What the agent needs of `ax_operator.kube.Kube`."""
-
-    def watch(self, kind: Kind, namespace: str | None = None, labels: str | None = None) -> AsyncIterator[Change]: ...
-
-
 class Agent:
     """Joins world, snapshots, Envoy and holding; `run` ends only when a part of it fails."""
 
-    def __init__(self, settings: Settings, cluster: Cluster) -> None:
+    def __init__(self, settings: Settings, cluster: Books) -> None:
         self._settings = settings
         self._cluster = cluster
         self._world = World(settings.hosted_plain_http)
@@ -71,6 +65,9 @@ class Agent:
         self._saving: asyncio.Task[None] | None = None
         self._admin = Admin(settings.admin_socket)
         self._xds = xds.Server(self._on_applied)
+        self._books = Bookkeeper(
+            cluster, self._admin, settings.namespace, settings.node, settings.state_dir, self._changed.set
+        )
         self._load = Load(self._measure)
         self._hold = Hold(Bounds(settings.held_requests, settings.held_bytes), self._load.changed)
         self.api_port = 0
@@ -92,7 +89,7 @@ class Agent:
 
     def metrics(self) -> str:
         """Return the agent's own metrics as Prometheus' text."""
-        return exposition(self._table, self._hold, self._xds, self.complete)
+        return exposition(self._table, self._hold, self._xds, self._books, self.complete)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -110,6 +107,9 @@ class Agent:
                 for kind, labels in WATCHES:
                     tasks.create_task(self._follow(kind, labels), name=f"watch {kind.plural}")
                 tasks.create_task(self._addresses.follow(), name="addresses")
+                if settings.accounts == "on":
+                    tasks.create_task(self._books.follow_ledger(), name="ledger")
+                    tasks.create_task(self._books.follow_counters(), name="counters")
                 if settings.tls == "required":
                     tasks.create_task(self._follow_certificate(), name="certificate")
                 await self._keep_up(hold_port)
@@ -164,8 +164,12 @@ class Agent:
             address=settings.address,
             port=settings.port,
             hold_port=hold_port,
-            tls=settings.tls == "required",
-            keys=settings.client_keys == "required",
+            front=Front(
+                tls=settings.tls == "required",
+                keys=settings.client_keys == "required",
+                accounts=settings.accounts == "on",
+                access_log=settings.access_log == "stdout",
+            ),
             held=settings.held_requests,
             patience=Patience(settings.first_byte_seconds, settings.idle_seconds),
             outside=Outside(
@@ -197,14 +201,15 @@ class Agent:
             WayOut(api, self._addresses.found.get(name, ()), world.hosted_key(api))
             for name, api in sorted(world.apis.items())
         )
-        now = Circumstances(self._settings.replicas, self._closed(ways_out), {})
+        now = Circumstances(self._settings.replicas, self._closed(ways_out), self._books.accounts.service_seconds)
         bare = self._settings.bare_namespaces
         self._table = route_table(world.models.values(), world.replicas, bare, world.apis, now)
         self._clusters = {on_prem_cluster(route.key): route for route in self._table.routes}
         self._taken = {name: version for name, version in self._taken.items() if name in self._clusters}
         self._hold.update(self._table)
         clients = tuple(client for _, client in sorted(world.clients.items()))
-        around = Surroundings(self._certificate, ways_out, clients, Verdicts(), self._trusted)
+        self._books.know(self._table, world.apis.values(), clients, self._settings.replicas)
+        around = Surroundings(self._certificate, ways_out, clients, self._books.verdicts, self._trusted)
         self._snapshot = snapshots.build(self._table, around)
         for name, route in self._clusters.items():
             self._hold.set_ready(route.key, self._is_live(name, route))
@@ -212,7 +217,10 @@ class Agent:
 
     def _closed(self, ways_out: tuple[WayOut, ...]) -> dict[str, str]:
         """Return why hosted APIs must not be used now."""
-        closed = dict(self._addresses.refused)
+        closed = self._addresses.refused | self._books.closed
+        if self._settings.accounts == "off":
+            budgets = (way.api.name for way in ways_out if way.api.daily_budget is not None)
+            closed |= dict.fromkeys(budgets, "it has a budget, but the gateway's accounts are off")
         for way in ways_out:
             if way.api.secret and way.key is None:
                 closed[way.api.name] = f"Secret {way.api.secret[0]!r} has no {way.api.secret[1]!r}"
@@ -250,7 +258,7 @@ class Agent:
         return self._settings.state_dir / "world.json"
 
     async def _measure(self) -> Loads:
-        held = self._hold.held
+        held, overflowed = self._hold.held, self._books.accounts.overflowed()
         try:
             active = await self._admin.gauges(RUNNING)
         except EnvoyAway as problem:
@@ -260,7 +268,7 @@ class Agent:
         for name, route in self._clusters.items():
             at_cluster = active.get(f"cluster.{stat_name(name)}.upstream_rq_active", 0)
             waiting = held[route.key]
-            loads[route.key] = ModelLoad(running=max(0, at_cluster - waiting), held=waiting)
+            loads[route.key] = ModelLoad(max(0, at_cluster - waiting), waiting, overflowed[route.key])
         return loads
 
 
@@ -279,7 +287,7 @@ async def serve(settings: Settings) -> None:
     task = asyncio.current_task()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)  # type: ignore[union-attr]
-    async with Kube() as cluster:
+    async with Kube(manager=f"ax-gateway-{settings.node}") as cluster:
         try:
             await Agent(settings, cluster).run()
         except asyncio.CancelledError:

@@ -11,6 +11,7 @@ from aiohttp import web
 from ax_gateway.admin import Admin, EnvoyAway
 from ax_gateway.envoy.words import LISTENER
 from ax_gateway.load import Load, as_json
+from ax_gateway.metrics import of_envoy
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Api:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         try:
-            envoy = await self._admin.prometheus()
+            envoy = of_envoy(await self._admin.prometheus())
         except EnvoyAway as problem:
             logger.warning("Left out Envoy's metrics", extra={"reason": str(problem)})
             envoy = ""

@@ -50,6 +50,9 @@ class Settings(BaseModel):
     """Gateways that share the load: limits are divided by it."""
     client_keys: Literal["required", "none"] = "required"
     """`none` lets everybody in who reaches the gateway."""
+    accounts: Literal["on", "off"] = "on"
+    """`off` counts no tokens: tokens per minute have no effect, and hosted APIs with a budget are closed."""
+    access_log: Literal["stdout", "none"] = "none"
     hosted_plain_http: bool = False
     """Whether an AXHostedAPI may be http, for names inside the cluster."""
     hosted_networks: str = ""

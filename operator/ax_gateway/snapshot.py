@@ -46,8 +46,7 @@ class Shape:
     address: str
     port: int
     hold_port: int
-    tls: bool = False
-    keys: bool = False
+    front: listener.Front = field(default_factory=listener.Front)
     held: int = 1000
     patience: routes.Patience = field(default_factory=routes.Patience)
     outside: gates.Outside = field(default_factory=gates.Outside)
@@ -85,7 +84,7 @@ class Snapshots:
         self._shape = shape
         self._kept: dict[tuple[str, str], tuple[Any, Any]] = {}
         self._last: dict[tuple[str, str], tuple[Any, Any]] = {}
-        self._listener = encoded(listener.listener(shape.address, shape.port, shape.tls, shape.keys))
+        self._listener = encoded(listener.listener(shape.address, shape.port, shape.front))
 
     def build(self, table: RouteTable, around: Surroundings) -> xds.Snapshot:
         """Return the snapshot of a table; without a certificate a TLS listener waits for one."""
@@ -141,7 +140,7 @@ class Snapshots:
             yield gate(way.api.name), self._keep("listener", way.api.name, way.api, make)
 
     def _access(self, clients: tuple[Client, ...]) -> Encoded:
-        if not self._shape.keys:
+        if not self._shape.front.keys:
             return {}
         rates = access.rates(clients, self._shape.outside.gateways)
         return {KEYS_FILTER: encoded(access.keys(clients)), RATES_FILTER: encoded(rates)}

@@ -36,6 +36,7 @@ class Replica:
         self.behave: Behaviour = self.answer
         self.chunks = 3
         self.interval = 0.0
+        self.tells_usage = True
         self._runner: web.AppRunner | None = None
 
     async def start(self, tls: ssl.SSLContext | None = None) -> Replica:
@@ -85,9 +86,13 @@ class Replica:
         for number in range(self.chunks):
             delta = {"content": f"{self.name} {number}"}
             choice = {"index": 0, "delta": delta, "finish_reason": None}
-            await self.event(response, {"id": "x", "object": "chat.completion.chunk", "choices": [choice]})
+            chunk: dict[str, Any] = {"id": "x", "object": "chat.completion.chunk", "choices": [choice]}
+            if request.headers.get("x-ax-usage") == "continuous":
+                chunk["usage"] = {"prompt_tokens": 7, "completion_tokens": number + 1, "total_tokens": 8 + number}
+            await self.event(response, chunk)
             await asyncio.sleep(self.interval)
-        await self.event(response, {"id": "x", "object": "chat.completion.chunk", "choices": [], "usage": usage})
+        if self.tells_usage:
+            await self.event(response, {"id": "x", "object": "chat.completion.chunk", "choices": [], "usage": usage})
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response

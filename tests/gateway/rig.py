@@ -114,19 +114,19 @@ class Rig:
         self._log.close()
 
     async def start_agent(self) -> None:
+        self.agent = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ax_gateway", "agent", env=self._env(), stdout=self._log, stderr=self._log
+        )
+
+    def _env(self) -> dict[str, str]:
         env = {f"AX_GATEWAY_{key.upper()}": str(value) for key, value in self.settings.items()}
         env |= {"KUBECONFIG": str(self.folder / "kubeconfig"), "PATH": os.environ["PATH"]}
-        env |= {"PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'engines'}"}
-        self.agent = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ax_gateway", "agent", env=env, stdout=self._log, stderr=self._log
-        )
+        return env | {"PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'engines'}"}
 
     async def command(self, *words: str) -> str:
         """Return what a command of the gateway prints."""
-        env = {f"AX_GATEWAY_{key.upper()}": str(value) for key, value in self.settings.items()}
-        env |= {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'engines'}"}
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ax_gateway", *words, env=env, stdout=asyncio.subprocess.PIPE
+            sys.executable, "-m", "ax_gateway", *words, env=self._env(), stdout=asyncio.subprocess.PIPE
         )
         printed, _ = await process.communicate()
         assert process.returncode == 0

@@ -15,6 +15,12 @@ STATISTICS = (
     r"^ax.*",
     r"^http\.clients\.rds\..*",
 )
+# Milliseconds and microseconds.
+BUCKETS = {
+    "ax.time_to_first_byte": (10, 25, 50, 100, 200, 350, 500, 750, 1000, 2000, 5000, 10_000, 30_000, 60_000, 300_000),
+    "ax.time_between_tokens": (1000, 2500, 5000, 7500, 10_000, 15_000, 20_000, 30_000, 50_000, 75_000, 100_000,
+                               200_000, 500_000, 1_000_000),
+}  # fmt: skip
 
 
 def bootstrap(agent_socket: str, admin_socket: str, node: str) -> Resource:
@@ -61,6 +67,9 @@ def bootstrap(agent_socket: str, admin_socket: str, node: str) -> Resource:
             ]
         },
         "stats_config": {
-            "stats_matcher": {"inclusion_list": {"patterns": [{"safe_regex": {"regex": s}} for s in STATISTICS]}}
+            "histogram_bucket_settings": [
+                {"match": {"prefix": prefix}, "buckets": list(buckets)} for prefix, buckets in BUCKETS.items()
+            ],
+            "stats_matcher": {"inclusion_list": {"patterns": [{"safe_regex": {"regex": s}} for s in STATISTICS]}},
         },
     }

@@ -9,6 +9,7 @@ import json
 import math
 from dataclasses import dataclass
 
+from ax_gateway.envoy.accounts import gate_loggers
 from ax_gateway.envoy.clusters import HTTP_OPTIONS, UNLIMITED, endpoint
 from ax_gateway.envoy.listener import BUFFER_BYTES, FILTERS
 from ax_gateway.envoy.lua import REWRITE
@@ -46,7 +47,7 @@ def gate_cluster(api: HostedAPI, gateways: int) -> Resource:
     most = math.ceil(api.max_concurrency / max(1, gateways)) if api.max_concurrency else UNLIMITED
     place = {
         "endpoint": {"address": {"envoy_internal_address": {"server_listener_name": name}}},
-        "metadata": {"filter_metadata": {"ax": {"by": "hosted"}}},
+        "metadata": {"filter_metadata": {"ax": {"by": "hosted", "api": api.name}}},
     }
     return typed(
         "envoy.config.cluster.v3.Cluster",
@@ -102,6 +103,7 @@ def gate_listener(api: HostedAPI, outside: Outside, with_key: bool) -> Resource:
         "server_header_transformation": "PASS_THROUGH",
         "stream_idle_timeout": f"{outside.idle_seconds:g}s",
         "local_reply_config": local_replies(),
+        "access_log": gate_loggers(api.name),
         "route_config": _routes(api, outside),
         "http_filters": filters,
     }

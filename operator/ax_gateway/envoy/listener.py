@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from ax_gateway.envoy import accounts
 from ax_gateway.envoy.lua import NEEDS
 from ax_gateway.envoy.replies import local_replies
 from ax_gateway.envoy.words import (
@@ -33,18 +36,28 @@ BUFFER_BYTES = MAX_BODY_BYTES + 512 * 1024
 INTERNAL = (MODEL_HEADER, CLIENT_HEADER, NEEDS_HEADER, HOLD_HEADER, FINAL_HEADER, SERVED_BY_HEADER)
 
 
-def listener(address: str, port: int, tls: bool, keys: bool) -> Resource:
-    """Return the listener for clients on `address`:`port`; with `keys` only clients with a key pass."""
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What clients meet: TLS or not, keys or not, and whether their requests are counted and logged."""
+
+    tls: bool = False
+    keys: bool = False
+    accounts: bool = True
+    access_log: bool = False
+
+
+def listener(address: str, port: int, front: Front) -> Resource:
+    """Return the listener for clients on `address`:`port`."""
     chain: Resource = {
         "filters": [
             extension(
                 "envoy.filters.network.http_connection_manager",
                 "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-                **_connection_manager(keys),
+                **_connection_manager(front),
             )
         ]
     }
-    if tls:
+    if front.tls:
         chain["transport_socket"] = extension(
             "envoy.transport_sockets.tls",
             "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
@@ -72,7 +85,7 @@ def certificate(chain: str, key: str) -> Resource:
     )
 
 
-def _connection_manager(keys: bool) -> Resource:
+def _connection_manager(front: Front) -> Resource:
     return {
         "stat_prefix": "clients",
         "rds": {"route_config_name": ROUTES, "config_source": ADS},
@@ -105,8 +118,9 @@ def _connection_manager(keys: bool) -> Resource:
             )
         ],
         "local_reply_config": local_replies(),
+        "access_log": accounts.loggers(front.access_log) if front.accounts else [],
         "http_filters": [
-            *(_access() if keys else []),
+            *(_access() if front.keys else []),
             extension(
                 "envoy.filters.http.body_size_limit",
                 f"{FILTERS}.body_size_limit.v3.BodySizeLimit",
@@ -121,6 +135,7 @@ def _connection_manager(keys: bool) -> Resource:
             # Without a script but where a route names one. (A disabled filter could not be woken: the route that
             # counts is found after the filters have been chosen.)
             extension(NEEDS_FILTER, f"{FILTERS}.lua.v3.Lua", source_codes={"needs": {"inline_string": NEEDS}}),
+            *(accounts.filters() if front.accounts else []),
             extension("envoy.filters.http.router", f"{FILTERS}.router.v3.Router"),
         ],
     }

@@ -173,6 +173,9 @@ local function rewritten(body, context)
 end
 
 function envoy_on_request(handle)
+  local data = handle:streamInfo():dynamicMetadata()
+  data:set("ax", "model", handle:headers():get("x-ax-model") or "")
+  data:set("ax", "client", string.match(handle:headers():get("x-ax-client") or "", ":(.*)") or "")
   local gone = {}
   for name in pairs(handle:headers()) do
     if string.sub(name, 1, 1) ~= ":" and not KEPT[name] then gone[#gone + 1] = name end
@@ -185,12 +188,39 @@ function envoy_on_request(handle)
     return
   end
   handle:headers():replace("content-length", tostring(body:setBytes(text)))
+  handle:streamInfo():dynamicMetadata():set("ax", "bytes", #text)
+end
+
+-- Count what is generated until its usage is seen: an answer that breaks off before that is accounted by this.
+local function count(handle)
+  local events, tail = 0, ""
+  local streamed = string.find(handle:headers():get("content-type") or "", "event-stream", 1, true)
+  for chunk in handle:bodyChunks() do
+    local bytes = tail .. chunk:getBytes(0, chunk:length())
+    local data = handle:streamInfo():dynamicMetadata()
+    if string.find(bytes, '"completion_tokens"%s*:%s*%d') then
+      data:set("ax", "open", 0)
+      return
+    end
+    -- A blank line ends an event; inside of one there is no raw line feed.
+    local ends = streamed and select(2, string.gsub(bytes, "\n\n", "")) or #bytes / 6
+    events = events + ends - (streamed and select(2, string.gsub(tail, "\n\n", "")) or #tail / 6)
+    data:set("ax", "events", math.ceil(events))
+    tail = string.sub(bytes, -64)
+  end
 end
 
 function envoy_on_response(handle)
+  local status = handle:headers():get(":status")
   -- A rate limit is told to the client; everything else may be tried on-prem.
-  if handle:headers():get(":status") == "429" then
+  if status == "429" then
     handle:headers():replace("x-envoy-ratelimited", "true")
+  end
+  if status == "200" then
+    local data = handle:streamInfo():dynamicMetadata()
+    data:set("ax", "events", 0)
+    data:set("ax", "open", 1)
+    count(handle)
   end
 end
 """

@@ -30,17 +30,19 @@ def retry_after(seconds: int) -> Resource:
 
 
 def local_replies() -> Resource:
-    """Return the words for what Envoy itself refuses or cannot deliver; a route's own answers pass as they are."""
+    """Return the words for what Envoy itself refuses or cannot deliver.
+
+    They replace a route's own answer of the same status: no route words one of these itself.
+    """
     limit = f"{MAX_BODY_BYTES // 1024 // 1024} MB"
     return {
         "mappers": [
             _mapper(401, "The API key is missing or unknown: send it as 'Authorization: Bearer KEY'.",
                     kind="authentication_error", code="invalid_api_key"),
-            _mapper(403, "This API key may not use this model.", kind="permission_error", code="model_not_allowed"),
             _mapper(408, "The request did not arrive in time."),
             _mapper(413, f"The request body is larger than {limit}.", code="request_too_large"),
             _mapper(426, "This address speaks HTTP/1.1 and HTTP/2 only."),
-            _mapper(429, "Too many requests with this API key: try again later.",
+            _mapper(429, "Too many requests or tokens with this API key: try again later.",
                     kind="rate_limit_error", code="rate_limit_exceeded"),
             _mapper(431, "The request headers are too large."),
             _mapper(502, "The model's server broke off.", kind=SERVER, code="bad_gateway"),

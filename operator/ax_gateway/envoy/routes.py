@@ -23,12 +23,14 @@ from ax_gateway.envoy.replies import direct, retry_after
 from ax_gateway.envoy.words import (
     CLIENT_HEADER,
     FINAL_HEADER,
+    FIRST_BYTE_HEADER,
     HOLD_HEADER,
     MODEL_HEADER,
     NEEDS_FILTER,
     RESIDENCY_HEADER,
     ROUTES,
     SERVED_BY_HEADER,
+    USAGE_HEADER,
     Resource,
     extension,
     first_cluster,
@@ -82,13 +84,18 @@ def route_configuration(
     if verdicts.blocked:
         cases.insert(0, _blocked(verdicts))
     matcher = first_of(cases, otherwise=route(**direct(404, "There is nothing at this path.", code="not_found")))
-    served_by = {"key": SERVED_BY_HEADER, "value": "%UPSTREAM_METADATA(ax:by)%"}
+    said = {SERVED_BY_HEADER: "%UPSTREAM_METADATA(ax:by)%", FIRST_BYTE_HEADER: "%RESPONSE_DURATION%"}
     host = {
         "name": "all",
         "domains": ["*"],
         "include_request_attempt_count": True,
+        # Asks our own frontends for the usage so far in every event; no other server knows it.
+        "request_headers_to_add": [{"header": {"key": USAGE_HEADER, "value": "continuous"}}],
         "request_headers_to_remove": ["authorization", "cookie", "proxy-authorization"],
-        "response_headers_to_add": [{"header": served_by, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
+        "response_headers_to_add": [
+            {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            for key, value in said.items()
+        ],
         "matcher": matcher,
     }
     choices = {name: choice(each, gateways) for each in table.routes if each.hosted for name in each.names}
@@ -110,7 +117,7 @@ def on_match(found: Route, patience: Patience, limited: tuple[str, ...] | None =
     `limited` are the clients, by tag, among those with a list of models, that may use this one; None means that no
     client has a list. A request that must not leave takes a route that names nothing but the model's replicas.
     """
-    stay = route(route=_way(found, patience) | {"cluster": on_prem_cluster(found.key)})
+    stay = route(route=_way(found, patience) | {"cluster": on_prem_cluster(found.key)}, metadata=_said(found, "OnPrem"))
     cases = []
     if limited is not None:
         stranger = fits(CLIENT_HEADER, LIMITED)
@@ -121,6 +128,7 @@ def on_match(found: Route, patience: Patience, limited: tuple[str, ...] | None =
         return nested(first_of(cases, otherwise=stay)) if cases else stay
     cases.append((either(fits(RESIDENCY_HEADER, ANYTHING), fits(CLIENT_HEADER, RESIDENT)), stay))
     leave: Resource = {"route": _way(found, patience) | {"cluster_specifier_plugin": CHOOSE}}
+    leave["metadata"] = _said(found, "Any")
     if found.hosted.lacks or found.hosted.context_length:
         leave["typed_per_filter_config"] = {NEEDS_FILTER: _needs(found)}
     return nested(first_of(cases, otherwise=route(**leave)))
@@ -170,6 +178,11 @@ def _way(found: Route, patience: Patience) -> Resource:
     }
 
 
+def _said(found: Route, residency: str) -> Resource:
+    """Return what the accounts and the access log say of a route."""
+    return {"filter_metadata": {"ax": {"model": found.key, "residency": residency}}}
+
+
 def _needs(found: Route) -> Resource:
     data: Resource = {"lacks": dict.fromkeys(found.hosted.lacks, True) if found.hosted else {}}
     if found.hosted and found.hosted.context_length:
@@ -178,9 +191,7 @@ def _needs(found: Route) -> Resource:
 
 
 def _blocked(verdicts: Verdicts) -> tuple[Resource, Resource]:
-    answer = direct(
-        429, "This API key has used up its tokens for this minute.", kind="rate_limit_error", code="tokens_exceeded"
-    )
+    answer: Resource = {"direct_response": {"status": 429}}
     answer["response_headers_to_add"] = [retry_after(60)]
     return is_one_of(CLIENT_HEADER, sorted(verdicts.blocked)), route(**answer)
 

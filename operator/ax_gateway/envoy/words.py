@@ -23,6 +23,8 @@ RESIDENCY_HEADER: Final = "x-ax-data-residency"
 CLIENT_HEADER: Final = "x-ax-client"
 NEEDS_HEADER: Final = "x-ax-needs"
 SERVED_BY_HEADER: Final = "x-ax-served-by"
+FIRST_BYTE_HEADER: Final = "x-ax-first-byte-ms"
+USAGE_HEADER: Final = "x-ax-usage"
 
 MAX_BODY_BYTES: Final = 10 * 1024 * 1024
 ON_PREM: Final = "onprem_"
