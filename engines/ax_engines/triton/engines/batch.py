@@ -16,6 +16,8 @@ import torch
 from transformers import DynamicCache
 
 T = TypeVar("T")
+TEXT_INPUTS = frozenset({"input_ids", "attention_mask", "mm_token_type_ids"})
+"""What a processor makes of text alone."""
 
 
 @dataclass(eq=False, slots=True)
@@ -43,8 +45,7 @@ class Batch(Generic[T]):
         """Run a prompt by itself; return its row, its cache and its last logits; the batch is left as it is."""
         out = self._model(**inputs, past_key_values=DynamicCache(), use_cache=True, **self._last_only)
         cache = out.past_key_values
-        deltas = getattr(out, "rope_deltas", None)
-        shift = 0 if deltas is None else int(deltas.reshape(-1)[0])
+        shift = self._shift(out) if inputs.keys() - TEXT_INPUTS else 0
         return Row(owner, cache.get_seq_length(), shift), cache, out.logits[0, -1]
 
     def join(self, row: Row[T], cache: Any) -> None:
@@ -93,6 +94,14 @@ class Batch(Generic[T]):
         for row in self.rows:
             row.length += 1
         return out.logits[:, -1]
+
+    def _shift(self, out: Any) -> int:
+        """Return by how much images shift the positions after them; newer versions keep it in the model alone."""
+        for holder in (out, self._model, getattr(self._model, "model", None)):
+            deltas = getattr(holder, "rope_deltas", None)
+            if deltas is not None:
+                return int(deltas.reshape(-1)[0])
+        return 0
 
 
 def cache_of(layers: Iterable[tuple[Any, Any]]) -> Any:
