@@ -5,8 +5,11 @@ import copy
 import pytest
 
 from ax_operator.api.names import ENGINE, MANAGED_BY, MANAGED_BY_VALUE, USABLE_BY, USABLE_BY_VALUE
+from ax_operator.control.measures import Measured
+from ax_operator.control.wakes import model_key
 from ax_operator.kinds import AXENGINE, AXMODEL, CONFIGMAP, DEPLOYMENT, JOB, PVC, SERVICE, SERVICEACCOUNT
 from ax_operator.kube_errors import Forbidden, Invalid, Unreachable
+from ax_operator.plan.scaling import Requests
 from tests.control.house import SETTINGS, House, model, node
 
 
@@ -261,3 +264,41 @@ async def test_only_labelled_objects_are_ever_deleted(house):
         await house.later(5)
     assert (CONFIGMAP, "team-a", "ax-engines") in house.cluster.objects
     assert MANAGED_BY_VALUE not in stolen["metadata"]["labels"].values()
+
+
+def requests(**changes: float) -> Measured:
+    quiet = dict.fromkeys(("running", "waiting", "held", "in_flight", "overflowed", "age"), 0.0)
+    return Measured(**(quiet | {"pods_known": 0, "pods_answered": 0} | changes), requests=Requests())
+
+
+async def test_a_held_request_wakes_a_model_that_sleeps_and_idleness_puts_it_to_sleep(house):
+    key = model_key("team-a", "smol")
+    house.signals.loads[key] = requests()
+    house.cluster.put(model(scaling={"mode": "builtin", "minReplicas": 0, "maxReplicas": 2, "scaleToZeroAfter": "60s"}))
+    for _ in range(6):
+        house.run_jobs()
+        await house.later(2)
+    house.run_deployments()
+    for _ in range(200):  # whatever it started with, nobody asks for it
+        await house.later(10)
+        house.run_deployments()
+    assert house.cluster.one(DEPLOYMENT)["spec"]["replicas"] == 0
+    assert house.condition("smol", "Ready") == ("True", "ScaledToZero")
+    house.signals.loads[key] = requests(held=1)
+    house.operator.wake(key)
+    await house.settle()
+    assert house.cluster.one(DEPLOYMENT)["spec"]["replicas"] == 1
+    assert house.cluster.one(AXMODEL)["status"]["queue"]["held"] == 1
+
+
+async def test_numbers_that_change_with_every_request_are_written_at_a_calm_pace(house):
+    key = model_key("team-a", "smol")
+    house.signals.loads[key] = requests()
+    house.cluster.put(model(scaling={"mode": "builtin", "minReplicas": 1, "maxReplicas": 1}))
+    await house.proceed(20)
+    before = house.cluster.calls["status AXModel"]
+    for second in range(60):
+        house.signals.loads[key] = requests(running=1 + second % 7)
+        await house.later(1)
+    assert house.cluster.calls["status AXModel"] - before <= 7
+    assert house.cluster.one(AXMODEL)["status"]["queue"]["running"] > 0

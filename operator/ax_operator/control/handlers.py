@@ -20,7 +20,7 @@ from ax_engines.catalogue import load as load_catalogue
 from ax_engines.hardware_table import load_gpus
 from ax_operator.control.http import Http
 from ax_operator.control.observe import OWNED, WATCHED, Fixed
-from ax_operator.control.operator import OURS, Operator
+from ax_operator.control.operator import OURS, Operator, death
 from ax_operator.control.questions import Ports, Questions
 from ax_operator.control.signals import Signals
 from ax_operator.kinds import Kind
@@ -140,7 +140,7 @@ class _Framed:
     def ailments(self) -> list[str]:
         found = self.operator.ailments()
         if self._asking is not None and self._asking.done():
-            found.append("the signals are dead")
+            found.append(f"the signals are dead: {death(self._asking)}")
         if self._watching:
             found += [f"the watch of {kind.plural} has ended" for kind in dead_watches()]
         return found
@@ -149,7 +149,8 @@ class _Framed:
 def _registry(framed: _Framed, kube: Kube) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
-    @kopf.on.startup(registry=registry)
+    # A bug at the start must end the process, not be tried again every minute behind its back.
+    @kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)
     async def startup(**_: Any) -> None:
         await framed.start()
 

@@ -113,7 +113,7 @@ class Operator:
             if not self.queue.alive:
                 found.append("the queue is dead")
             if self._resync.done():
-                found.append(f"the resync is dead: {_death(self._resync)}")
+                found.append(f"the resync is dead: {death(self._resync)}")
         return found
 
     def render_metrics(self) -> bytes:
@@ -224,7 +224,8 @@ class Operator:
         return any(address not in listed and version_of(each) <= int(version) for address, each in known_of)
 
 
-def _death(task: asyncio.Task[None]) -> str:
+def death(task: asyncio.Task[None]) -> str:
+    """Say what ended a task that should never have ended."""
     return "it was cancelled" if task.cancelled() else repr(task.exception())
 
 

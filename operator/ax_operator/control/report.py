@@ -53,11 +53,11 @@ class Reporter:
         """Write an AXModel's status; return seconds until fleeting numbers may be written."""
         return await self._write(model, _with_refusal(model, status, now, refusal), now)
 
-    async def engine(self, engine: Manifest, status: Manifest, now: float, refusal: str | None = None) -> None:
-        """Write an AXEngine's status and count builds that ended."""
+    async def engine(self, engine: Manifest, status: Manifest, now: float, refusal: str | None = None) -> float | None:
+        """Write an AXEngine's status and count builds that ended; return as `model` does."""
         before = engine.get("status") or {}
         status = _with_refusal(engine, status, now, refusal)
-        await self._write(engine, status, now)
+        later = await self._write(engine, status, now)
         was, has = _ready(before), _ready(status)
         if has and not was and status.get("artifact"):
             self._metrics.builds.labels("succeeded", "Built").inc()
@@ -65,6 +65,7 @@ class Reporter:
         elif (status.get("failures") or 0) > (before.get("failures") or 0):
             reason = next((c["reason"] for c in status["conditions"] if c["type"] == READY), "")
             self._metrics.builds.labels("failed", reason).inc()
+        return later
 
     async def _write(self, seen: Manifest, status: Manifest, now: float) -> float | None:
         meta = seen["metadata"]
