@@ -123,9 +123,28 @@ class Cancel:
         return json.dumps({"cancel": self.id}).encode()
 
 
-def decode_message(data: bytes) -> GenerateRequest | OpenChannel | Cancel:
+@dataclass(frozen=True, slots=True)
+class CountTokens:
+    """Asks how many tokens a rendered prompt is; the answer is one chunk with a usage, over the channel."""
+
+    id: str
+    text: str
+    channel: str | None = None
+    key: int = 0
+
+    def encode(self) -> bytes:
+        """Return the message as the bytes of the REQUEST tensor."""
+        return json.dumps({"count": [self.id, self.text, self.channel, self.key]}, ensure_ascii=False).encode()
+
+
+Message = GenerateRequest | OpenChannel | Cancel | CountTokens
+
+
+def decode_message(data: bytes) -> Message:
     """Read the REQUEST tensor; raises ValueError, KeyError or TypeError when it is no message of ours."""
     raw = json.loads(data)
+    if "count" in raw:
+        return CountTokens(*raw["count"])
     if "open" in raw:
         return OpenChannel(raw["open"])
     if "cancel" in raw:
@@ -135,11 +154,12 @@ def decode_message(data: bytes) -> GenerateRequest | OpenChannel | Cancel:
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of one request, counted by the engine."""
+    """Tokens of one request, counted by the engine, and the seconds that it waited for a slot, from admission."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    queue_seconds: float = 0
 
 
 @dataclass(slots=True)
@@ -163,7 +183,12 @@ def _chunk_json(chunk: Chunk) -> list[Any]:
     usage = chunk.usage
     row: list[Any] = [chunk.index, chunk.text, chunk.tokens]
     if chunk.finish or usage or chunk.logprobs:
-        counts = usage and [usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens]
+        counts = usage and [
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.cached_tokens,
+            round(usage.queue_seconds, 6),
+        ]
         row += [chunk.finish, counts, chunk.logprobs]
     return row
 

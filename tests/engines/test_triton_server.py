@@ -48,8 +48,9 @@ def test_a_plain_client_of_triton_is_answered(model_pod: Pod) -> None:
     rows = [row for event in events for row in json.loads(event["CHUNK"])]
     assert "".join(row[1] for row in rows) == "The capital of Korea is Seoul."
     assert rows[-1][3] == "stop"
-    prompt_tokens, completion_tokens, _ = rows[-1][4]
+    prompt_tokens, completion_tokens, _, queue_seconds = rows[-1][4]
     assert (prompt_tokens, completion_tokens) == (16, 8)
+    assert queue_seconds >= 0
     assert sum(row[2] for row in rows) == 8
 
 

@@ -111,6 +111,7 @@ class Frontend:
         app = web.Application(client_max_size=self._max_body, middlewares=[self._errors])
         app.router.add_post("/v1/chat/completions", self._counted("chat", handlers.chat))
         app.router.add_post("/v1/completions", self._counted("completions", handlers.completion))
+        app.router.add_post("/tokenize", self._counted("tokenize", handlers.tokenize))
         app.router.add_get("/v1/models", handlers.models)
         app.router.add_get("/v1/models/{name:.+}", handlers.one_model)
         app.router.add_get("/health/live", self._live)

@@ -6,52 +6,32 @@ event in the stream. When the client leaves, aiohttp cancels the handler, which 
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 from ax_engines.openai import sse
-from ax_engines.openai.answers import Choice, chat_logprobs, completion_logprobs, to_json, usage_json
+from ax_engines.openai.answers import Choice, chat_logprobs, completion_logprobs, to_json
 from ax_engines.openai.chat import ToolPlan, chat_request
 from ax_engines.openai.completions import completion_requests
 from ax_engines.openai.errors import ApiError
+from ax_engines.openai.exchange import Exchange, Writer, all_ended, any_begun, check_complete, grouped, shifted
 from ax_engines.openai.metrics import Metrics
 from ax_engines.openai.model import ServedModel
-from ax_engines.openai.schema import ChatBody, CompletionBody, SamplingBody, read_body
+from ax_engines.openai.schema import ChatBody, CompletionBody, SamplingBody, TokenizeBody, read_body, read_json
 from ax_engines.openai.tools import HermesParser
-from ax_engines.openai.upstream import Stream, Upstream
-from ax_engines.wire import Chunk, GenerateRequest
+from ax_engines.openai.upstream import Upstream
+from ax_engines.wire import Chunk, CountTokens
 
 TIMEOUT_HEADER = "x-envoy-expected-rq-timeout-ms"
 TIMEOUT_SECONDS = 1800.0
+TIMING_HEADER = "x-ax-timing"
 SSE_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 MAX_CHOICES = 128
-
-
-@dataclass(slots=True)
-class Exchange:
-    """One request under way: what was asked, what came, and when."""
-
-    id: str
-    model: str
-    requests: list[GenerateRequest]
-    choices: list[Choice]
-    since: float
-    created: int = field(default_factory=lambda: int(time.time()))
-    first: float = 0
-    last: float = 0
-
-    def tick(self) -> None:
-        """Note that tokens have come."""
-        self.last = time.perf_counter()
-        if not self.first:
-            self.first = self.last
 
 
 class Handlers:
@@ -72,9 +52,9 @@ class Handlers:
         asked, plan = chat_request(body, self._model, request_id, deadline(request))
         parsers: Callable[[], Any] = (lambda: HermesParser(inside=True)) if plan.required else self._model.parser
         choices = [Choice(n, plan, parsers() if plan.parse and not plan.forced else None) for n in range(body.n or 1)]
-        exchange = Exchange(request_id, body.model, [asked], choices, since)
+        exchange = Exchange(request_id, body.model, [asked], choices, since, timed=wants_timing(request))
         if body.stream:
-            usage = wants_usage(body)
+            usage = exchange.timed or wants_usage(body)
             events = sse.ChatEvents(request_id, body.model, exchange.created, usage)
             return await self._stream(request, exchange, events, usage)
         await self._collect(exchange)
@@ -101,10 +81,10 @@ class Handlers:
             message = f"Invalid value for 'n': prompts times n must not exceed {MAX_CHOICES}."
             raise ApiError(400, message, param="n", code="invalid_value")
         choices = [Choice(n, ToolPlan(), None) for n in range(count)]
-        exchange = Exchange(request_id, body.model, asked, choices, since)
+        exchange = Exchange(request_id, body.model, asked, choices, since, timed=wants_timing(request))
         echo = body.prompt if body.echo and isinstance(body.prompt, str) else ""
         if body.stream:
-            usage = wants_usage(body)
+            usage = exchange.timed or wants_usage(body)
             events = sse.CompletionEvents(request_id, body.model, exchange.created, usage, echo)
             return await self._stream(request, exchange, events, usage)
         await self._collect(exchange)
@@ -130,6 +110,27 @@ class Handlers:
         self._model.check_name(name)
         return json_response(self._model_json(name))
 
+    async def tokenize(self, request: web.Request) -> web.Response:
+        """POST /tokenize, as vLLM has it: how many tokens a prompt or a chat is to the model."""
+        raw = await request.read()
+        if "messages" in read_json(raw):
+            body: ChatBody | TokenizeBody = read_body(ChatBody, raw)
+        else:
+            body = read_body(TokenizeBody, raw)
+        self._model.check_name(body.model)
+        request_id = f"tok-{uuid.uuid4().hex}"
+        if isinstance(body, ChatBody):
+            asked, _ = chat_request(body, self._model, request_id, deadline(request))
+            text = asked.prompt or ""
+        else:
+            text = body.prompt
+        counted: list[Chunk] = []
+        async with self._upstream.stream(CountTokens(request_id, text)) as stream:
+            stream.into(counted.extend)
+            await stream.ended()
+        count = sum(chunk.usage.prompt_tokens for chunk in counted if chunk.usage)
+        return json_response({"count": count, "max_model_len": self._model.options.context_length})
+
     def _model_json(self, name: str) -> dict[str, Any]:
         options = self._model.options
         return {
@@ -153,12 +154,12 @@ class Handlers:
         async with AsyncExitStack() as stack:
             streams = [await stack.enter_async_context(self._upstream.stream(one)) for one in exchange.requests]
             for at, stream in enumerate(streams):
-                stream.into(shifted(sink, at * stream.request.n))
+                stream.into(shifted(sink, at * exchange.requests[at].n))
             await all_ended(streams)
         check_complete(exchange)
 
     def _whole(self, exchange: Exchange, kind: str, answers: list[dict[str, Any]]) -> web.Response:
-        usage = self._finish(exchange)
+        usage = exchange.finish(self._metrics)
         return json_response(
             {
                 "id": exchange.id,
@@ -186,7 +187,7 @@ class Handlers:
                 streams = [await stack.enter_async_context(self._upstream.stream(one)) for one in exchange.requests]
                 await any_begun(streams)
                 for at, stream in enumerate(streams):
-                    stream.into(shifted(sink, at * stream.request.n))
+                    stream.into(shifted(sink, at * exchange.requests[at].n))
                 await write.begin()
                 await all_ended(streams)
             check_complete(exchange)
@@ -196,114 +197,11 @@ class Handlers:
             await response.write(sse.error_event(error))
             await response.write_eof()
             return response
-        counts = self._finish(exchange)
+        counts = exchange.finish(self._metrics)
         tail = sse.usage_event(events, counts) + sse.DONE if usage else sse.DONE
         await response.write(tail)
         await response.write_eof()
         return response
-
-    def _finish(self, exchange: Exchange) -> dict[str, Any]:
-        usage = usage_json([choice.usage for choice in exchange.choices], len(exchange.requests))
-        metrics, tokens = self._metrics, usage["completion_tokens"]
-        metrics.prompt_tokens.inc(usage["prompt_tokens"])
-        metrics.completion_tokens.inc(tokens)
-        metrics.cached_tokens.inc(usage["prompt_tokens_details"]["cached_tokens"])
-        metrics.ttft.observe(exchange.first - exchange.since)
-        per_choice = tokens / len(exchange.choices)
-        if per_choice > 1:
-            metrics.itl.observe((exchange.last - exchange.first) / (per_choice - 1))
-        return usage
-
-
-class Writer:
-    """Writes a stream's events straight to the connection, as chunks of HTTP/1.1, without waking a task.
-
-    What a slow client has not read yet waits in the connection's buffer: at most its whole answer.
-    """
-
-    def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
-        self._request = request
-        self._response = response
-        self._early: list[bytes] | None = []
-        if request.version >= HttpVersion11:
-            response.enable_chunked_encoding()
-
-    async def begin(self) -> None:
-        """Send the headers and what has gathered."""
-        await self._response.prepare(self._request)
-        while self._early:
-            early, self._early = self._early, []
-            await self._response.write(b"".join(early))
-        self._early = None
-
-    def __call__(self, data: bytes) -> None:
-        """Write events; nothing happens when the client has left."""
-        if self._early is not None:
-            self._early.append(data)
-            return
-        transport = self._request.transport
-        if transport is None or transport.is_closing():
-            return
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._response.chunked else data)
-
-
-def shifted(sink: Callable[[list[Chunk]], None], offset: int) -> Callable[[list[Chunk]], None]:
-    """Return a sink that renumbers the choices of a later prompt."""
-    if not offset:
-        return sink
-
-    def renumbered(chunks: list[Chunk]) -> None:
-        for chunk in chunks:
-            chunk.index += offset
-        sink(chunks)
-
-    return renumbered
-
-
-async def any_begun(streams: list[Stream]) -> None:
-    """Wait for the first answer to any of the prompts; raises ApiError when it is an error."""
-    if len(streams) == 1:
-        await streams[0].begun()
-        return
-    tasks = [asyncio.create_task(stream.begun()) for stream in streams]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def all_ended(streams: list[Stream]) -> None:
-    """Wait for the end of every prompt's answer; raises the first ApiError."""
-    if len(streams) == 1:
-        await streams[0].ended()
-        return
-    tasks = [asyncio.create_task(stream.ended()) for stream in streams]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def grouped(chunks: list[Chunk]) -> list[tuple[int, list[Chunk]]]:
-    """Return chunks by choice, in order."""
-    if len(chunks) == 1:
-        return [(chunks[0].index, chunks)]
-    groups: dict[int, list[Chunk]] = {}
-    for chunk in chunks:
-        groups.setdefault(chunk.index, []).append(chunk)
-    return list(groups.items())
-
-
-def check_complete(exchange: Exchange) -> None:
-    """Raise ApiError 500 when Triton ended a request before its last token."""
-    if any(choice.finish is None for choice in exchange.choices):
-        raise ApiError(500, "The engine ended before the answer was complete.", code="engine_error")
 
 
 def deadline(request: web.Request) -> float:
@@ -311,6 +209,11 @@ def deadline(request: web.Request) -> float:
     header = request.headers.get(TIMEOUT_HEADER, "")
     seconds = int(header) / 1000 if header.isascii() and header.isdigit() and len(header) < 12 else 0
     return time.time() + (seconds or TIMEOUT_SECONDS)
+
+
+def wants_timing(request: web.Request) -> bool:
+    """Say whether the client asked for times beside the usage."""
+    return request.headers.get(TIMING_HEADER, "").lower() in ("1", "true")
 
 
 def wants_usage(body: SamplingBody) -> bool:

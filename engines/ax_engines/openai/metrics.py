@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+HANGUL = re.compile("[가-힣]")
+SYLLABLE_BYTES = 3
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
 
 
@@ -34,3 +40,26 @@ class Metrics:
         self.completion_tokens = Counter("ax_frontend_completion_tokens_total", "Tokens answered.", registry=r)
         self.cached_tokens = Counter("ax_frontend_cached_tokens_total", "Prompt tokens found cached.", registry=r)
         self.draining = Gauge("ax_frontend_draining", "1 while the frontend takes its leave.", registry=r)
+        self.hangul_characters = Counter(
+            "ax_frontend_hangul_characters_total", "Hangul syllables in answers that are mostly Hangul.", registry=r
+        )
+        self.hangul_tokens = Counter(
+            "ax_frontend_hangul_tokens_total", "Tokens of answers that are mostly Hangul.", registry=r
+        )
+        self.hangul_bytes = Counter(
+            "ax_frontend_hangul_bytes_total",
+            "UTF-8 bytes of answers that are mostly Hangul: the tokens of a tokenizer that knows no Korean.",
+            registry=r,
+        )
+
+    def count(self, usage: dict[str, Any], texts: Iterable[str]) -> None:
+        """Count the tokens of an answer, and how well they carry Hangul where most of it is Hangul."""
+        self.prompt_tokens.inc(usage["prompt_tokens"])
+        self.completion_tokens.inc(usage["completion_tokens"])
+        self.cached_tokens.inc(usage["prompt_tokens_details"]["cached_tokens"])
+        text = "".join(texts)
+        syllables, size = len(HANGUL.findall(text)), len(text.encode())
+        if syllables * SYLLABLE_BYTES * 2 > size:
+            self.hangul_characters.inc(syllables)
+            self.hangul_tokens.inc(usage["completion_tokens"])
+            self.hangul_bytes.inc(size)

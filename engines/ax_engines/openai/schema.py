@@ -151,7 +151,14 @@ class CompletionBody(SamplingBody):
     best_of: Annotated[int, Field(ge=1, le=128)] | None = None
 
 
-B = TypeVar("B", bound=SamplingBody)
+class TokenizeBody(Body):
+    """The body of /tokenize for a text."""
+
+    model: Annotated[str, Field(max_length=512)]
+    prompt: str
+
+
+B = TypeVar("B", bound=Body)
 
 
 def read_body(kind: type[B], data: bytes) -> B:

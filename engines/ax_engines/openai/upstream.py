@@ -28,6 +28,7 @@ from ax_engines.wire import (
     TRITON_MODEL,
     Cancel,
     Chunk,
+    CountTokens,
     EngineError,
     GenerateRequest,
     OpenChannel,
@@ -70,7 +71,7 @@ class Upstream:
         self.ready = False
         self._tasks = [asyncio.create_task(self._keep_open()), asyncio.create_task(self._notice_silence())]
 
-    def stream(self, request: GenerateRequest) -> Stream:
+    def stream(self, request: GenerateRequest | CountTokens) -> Stream:
         """Return a request ready to be sent: use it as an async context manager."""
         return Stream(self, replace(request, channel=self._name, key=next(self._keys)))
 
@@ -172,7 +173,7 @@ class Stream:
 
     __slots__ = ("_begun", "_ended", "_error", "_pending", "_sink", "_upstream", "request")
 
-    def __init__(self, upstream: Upstream, request: GenerateRequest) -> None:
+    def __init__(self, upstream: Upstream, request: GenerateRequest | CountTokens) -> None:
         loop = asyncio.get_running_loop()
         self.request = request
         self._upstream = upstream

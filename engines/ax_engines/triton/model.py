@@ -55,20 +55,23 @@ class TritonPythonModel:
                 text = f"The message does not follow the contract: {error!r}"
                 send_error(sender, wire.EngineError(400, text))
 
-    def _take(self, message: wire.GenerateRequest | wire.OpenChannel | wire.Cancel, sender: Any) -> None:
+    def _take(self, message: wire.Message, sender: Any) -> None:
         if isinstance(message, wire.OpenChannel):
             self.service.attach(message.channel, ChannelOutlet(sender))
-        elif isinstance(message, wire.Cancel):
+            return
+        if isinstance(message, wire.Cancel):
             self.service.cancel(message.id)
             sender.send(flags=FINAL)
-        elif message.channel is None:
-            self.service.open(message, RequestOutlet(sender))
+            return
+        outlet = self.service.channel(message.channel) if message.channel else RequestOutlet(sender)
+        if outlet is None:
+            send_error(sender, wire.EngineError(503, "The channel is closed.", "no_channel", 1))
+            return
+        if isinstance(message, wire.CountTokens):
+            self.service.count(message, outlet)
         else:
-            outlet = self.service.channel(message.channel)
-            if outlet is None:
-                send_error(sender, wire.EngineError(503, "The channel is closed.", "no_channel", 1))
-                return
             self.service.open(message, outlet)
+        if message.channel:
             sender.send(flags=FINAL)
 
     def finalize(self) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from ax_engines.contract import ServingOptions
 from ax_engines.triton.adaptor import Answer, Engine
 from ax_engines.triton.admission import Admission, QueueFullError
 from ax_engines.triton.delivery import Box, Delivery, Outlet
-from ax_engines.wire import Chunk, EngineError, GenerateRequest
+from ax_engines.wire import Chunk, CountTokens, EngineError, GenerateRequest, Usage
 
 log = logging.getLogger(__name__)
 WATCH_SECONDS = 0.05
@@ -49,6 +50,7 @@ class Ticket:
     stream: Stream
     index: int
     handle: Any = None
+    queued: float = 0
     answered: bool = False
     done: bool = False
 
@@ -78,6 +80,7 @@ class Service:
         self._channels: dict[str, Outlet] = {}
         self._plain: deque[Stream] = deque()
         self._delivery = Delivery(lambda: self._admission.running, self._leave)
+        self._counter = ThreadPoolExecutor(1, thread_name_prefix="count")
         self._stopped = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._watcher.start()
@@ -122,6 +125,21 @@ class Service:
                 self._plain.append(stream)
         self._start(started)
 
+    def count(self, message: CountTokens, outlet: Outlet) -> None:
+        """Count a prompt's tokens, beside the queue: it takes no slot."""
+
+        def run() -> None:
+            box = Box(outlet, message.key or 1)
+            try:
+                tokens = self.engine.count_tokens(message.text)
+            except Exception:
+                log.exception("Engine did not count tokens")
+                self._delivery.fail(box, EngineError(500, "The engine failed to count tokens.", "engine_error"))
+                return
+            self._delivery.put(box, Chunk(0, "", 0, "stop", Usage(tokens)), True)
+
+        self._counter.submit(run)
+
     def cancel(self, request_id: str) -> None:
         """Drop a request whose client has left; unknown ones change nothing."""
         with self._lock:
@@ -137,6 +155,7 @@ class Service:
             self._end(stream, EngineError(503, "The model is being stopped; retry.", "stopping", 1))
         for outlet in channels:
             self._delivery.close(outlet)
+        self._counter.shutdown(wait=True, cancel_futures=True)
         self._stopped.set()
         self._watcher.join(timeout=5)
         self._delivery.stop()
@@ -149,7 +168,8 @@ class Service:
         while pending:
             ticket = pending.popleft()
             with self._lock:
-                self.counters.queue_seconds += max(0.0, self._clock() - ticket.stream.since)
+                ticket.queued = max(0.0, self._clock() - ticket.stream.since)
+                self.counters.queue_seconds += ticket.queued
                 self.counters.queued += 1
             try:
                 handle = self.engine.submit(ticket.stream.request, ticket.index, partial(self._answer, ticket))
@@ -196,8 +216,10 @@ class Service:
             ticket.answered = True
             counters.first_tokens += 1
             counters.first_token_seconds += self._clock() - ticket.stream.since
-        if chunk.usage and ticket.index == 0:
-            counters.prompt_tokens += chunk.usage.prompt_tokens
+        if chunk.usage:
+            chunk.usage.queue_seconds = ticket.queued
+            if ticket.index == 0:
+                counters.prompt_tokens += chunk.usage.prompt_tokens
 
     # --- early ends ---
 
