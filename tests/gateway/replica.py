@@ -145,3 +145,20 @@ class Replica:
         """Never answer."""
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
+
+
+def together(count: int, *replicas: Replica) -> None:
+    """Let no request end before `count` of them are at these replicas: how they were spread is then exact."""
+    arrived = asyncio.Event()
+
+    def waiting(replica: Replica) -> Behaviour:
+        async def behave(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+            if sum(each.running for each in replicas) >= count:
+                arrived.set()
+            await arrived.wait()
+            return await replica.answer(request, body)
+
+        return behave
+
+    for each in replicas:
+        each.behave = waiting(each)

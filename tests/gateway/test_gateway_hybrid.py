@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.gateway.replica import Replica
+from tests.gateway.replica import Replica, together
 from tests.gateway.rig import Rig, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -128,7 +128,7 @@ async def test_stream_asks_hosted_for_usage(hybrid: Hybrid) -> None:
 async def test_full_replicas_overflow_exactly(hybrid: Hybrid, replica: Start) -> None:
     one = await replica()
     await hybrid.serve(one, slots=20)
-    one.interval = hybrid.hosted.interval = 0.3
+    together(60, one, hybrid.hosted)
     answers = await asyncio.gather(*(hybrid.by() for _ in range(60)))
     assert (answers.count((200, "onprem")), answers.count((200, "hosted"))) == (20, 40)
     assert one.most == 20
@@ -137,7 +137,7 @@ async def test_full_replicas_overflow_exactly(hybrid: Hybrid, replica: Start) ->
 async def test_max_wait_lets_more_wait_on_prem(hybrid: Hybrid, replica: Start) -> None:
     one = await replica()
     await hybrid.serve(one, slots=4, overflow={"maxWait": "20s"})
-    one.interval = hybrid.hosted.interval = 0.3
+    together(20, one, hybrid.hosted)
     answers = await asyncio.gather(*(hybrid.by() for _ in range(20)))
     assert answers.count((200, "onprem")) == 12
 
@@ -145,7 +145,7 @@ async def test_max_wait_lets_more_wait_on_prem(hybrid: Hybrid, replica: Start) -
 async def test_hosted_takes_no_more_than_its_concurrency(hybrid: Hybrid, replica: Start) -> None:
     one = await replica()
     await hybrid.serve(one, slots=2, api={"maxConcurrency": 5})
-    one.interval = hybrid.hosted.interval = 0.3
+    together(20, one, hybrid.hosted)
     answers = await asyncio.gather(*(hybrid.by() for _ in range(20)))
     assert answers.count((200, "hosted")) == hybrid.hosted.most == 5
     assert answers.count((200, "onprem")) == 15

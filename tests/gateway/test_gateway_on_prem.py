@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.gateway.replica import Replica
+from tests.gateway.replica import Replica, together
 from tests.gateway.rig import Rig, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -103,7 +103,7 @@ async def test_models_lists_every_name(rig: Rig) -> None:
 async def test_requests_go_to_the_least_busy_replica(rig: Rig, replica: Start) -> None:
     one, two = await replica(), await replica()
     key = await rig.serve("balanced", one, two)
-    one.interval = two.interval = 0.1
+    together(40, one, two)
     await asyncio.gather(*(rig.stream(key) for _ in range(40)))
     assert 10 <= one.most <= 30
     assert 10 <= two.most <= 30
