@@ -11,8 +11,9 @@ from ax_engines import wire
 from ax_engines.contract import Progress
 from ax_operator.api.names import COMPONENT, ENGINE, MODEL
 from ax_operator.control.cache import Cache
+from ax_operator.control.measures import GatewayMeasure
 from ax_operator.control.metrics import Metrics
-from ax_operator.control.questions import LIMIT_BYTES, NoAnswer, Ports, Questions, sums
+from ax_operator.control.questions import LIMIT_BYTES, GatewayLoad, NoAnswer, Ports, Questions, sums
 from ax_operator.control.signals import Signals
 from ax_operator.control.wakes import Key, model_key, store_key
 from ax_operator.kinds import POD
@@ -179,9 +180,57 @@ async def test_the_mean_request_follows_from_the_counters_and_survives_a_restart
         mean = rig.signals.measured(SMOL).requests
         assert (mean.prompt_tokens, mean.output_tokens, mean.seconds) == (100, 50, 5)
         rig.now = 20
-        pods.gauges["127.0.0.1"] = gauges(0, 0, prompts=5, answers=5, count=1)
+        pods.gauges["127.0.0.1"] = gauges(1, 0, prompts=5, answers=5, count=1)
         await rig.signals.ask_pods()
-        assert rig.signals.measured(SMOL).requests.prompt_tokens == 0
+        assert rig.signals.measured(SMOL).requests == mean  # the last one known, until a new one is
+        rig.now = 30
+        pods.gauges["127.0.0.1"] = gauges(0, 0, prompts=25, answers=45, count=3)
+        await rig.signals.ask_pods()
+        mean = rig.signals.measured(SMOL).requests
+        assert (mean.prompt_tokens, mean.output_tokens, mean.seconds) == (10, 20, 5)
+
+
+async def test_the_mean_request_is_known_at_every_moment_and_follows_the_last_minutes(pods):
+    async with loopback(pods, "127.0.0.1"), Questions(Ports(metrics=pods.port)) as questions:
+        rig = Rig(questions)
+        rig.cache.put(POD, serving("a", "127.0.0.1"))
+        means = []
+        for second in range(0, 1200, 2):
+            rig.now = second
+            length = 100 if second < 600 else 300
+            before = means[-1] if means else 0
+            prompts = min(second, 600) * 100 + max(0, second - 600) * 300
+            pods.gauges["127.0.0.1"] = gauges(5, 0, prompts=prompts, answers=second * 10, count=second)
+            await rig.signals.ask_pods()
+            mean = rig.signals.measured(SMOL).requests
+            assert second == 0 or (before <= mean.prompt_tokens <= length and mean.seconds == pytest.approx(5))
+            means.append(mean.prompt_tokens)
+        assert means[-1] == pytest.approx(300)
+
+
+async def test_a_pod_that_says_nan_once_does_not_spoil_the_mean(pods):
+    async with loopback(pods, "127.0.0.1"), Questions(Ports(metrics=pods.port)) as questions:
+        rig = Rig(questions)
+        rig.cache.put(POD, serving("a", "127.0.0.1"))
+        for second, running in ((0, 2), (2, "NaN"), (4, 2), (6, 2)):
+            rig.now = second
+            pods.gauges["127.0.0.1"] = gauges(running, 0, prompts=second * 10, answers=second, count=second)
+            await rig.signals.ask_pods()
+        assert rig.signals.measured(SMOL).requests.seconds == pytest.approx(8 / 6)
+
+
+def test_overflow_counts_each_request_once_for_as_long_as_one_takes_however_often_gateways_answer():
+    gateway, overflowed = GatewayMeasure(0), 0
+    for tenth in range(600):  # two per second, told at once, each worked on for 15 s
+        now = tenth / 10
+        overflowed += tenth % 5 == 0
+        models = {"ns/smol": {"overflowed": overflowed}}
+        gateway.answered(GatewayLoad.model_validate({"version": tenth, "models": models}), now)
+    assert gateway.overflowing("ns/smol", 15, 60) == pytest.approx(30, abs=1)
+    assert gateway.overflowing("ns/other", 15, 60) == 0
+    assert gateway.overflowing("ns/smol", 15, 76) == 0
+    gateway.answered(GatewayLoad.model_validate({"version": 1, "models": {"ns/smol": {"overflowed": 3}}}), 80)
+    assert gateway.overflowing("ns/smol", 15, 80) == 0  # a gateway that started anew counts from zero
 
 
 async def test_only_the_coming_and_going_of_load_wakes_a_model(pods):

@@ -23,11 +23,12 @@ from ax_operator.control.questions import NoAnswer, Questions
 from ax_operator.control.wakes import Key, model_key, store_key
 from ax_operator.kinds import POD
 from ax_operator.kube_errors import KubeError
+from ax_operator.plan.scaling import Requests
 
 logger = logging.getLogger(__name__)
 
 Manifest = dict[str, Any]
-GATEWAYS_SECONDS = 10.0
+GATEWAYS_SECONDS = 3.0
 """Between two looks for gateway pods."""
 RETRY_SECONDS = 1.0
 OCCUPANCY_SECONDS = 30.0
@@ -69,6 +70,7 @@ class Signals:
         self._pollers: dict[str, asyncio.Task[None]] = {}
         self._progress: dict[str, dict[str, Progress]] = {}
         self._states: dict[Key, tuple[bool, bool]] = {}
+        self._usual: dict[Key, Requests] = {}
         self._started = clock()
         self._looked = False
 
@@ -77,14 +79,22 @@ class Signals:
         if not self._looked:
             return None
         now = self._clock()
-        return measured(
+        found = measured(
             f"{key.namespace}/{key.name}",
             self._pods.get(key, {}).values(),
             self._gateways.values(),
             self._gateways_age(now),
             now,
             fresh=2 * self._pods_every + 2,
+            usual=self._usual.get(key),
         )
+        if found.requests.seconds > 0:
+            self._usual[key] = found.requests
+        return found
+
+    def busy(self, key: Key) -> Mapping[str, float]:
+        """Return the requests that each of a model's pods has, as last told; a pod that never answered is left out."""
+        return {pod.name: pod.requests for pod in self._pods.get(key, {}).values() if pod.at is not None}
 
     def progress(self, namespace: str) -> Mapping[str, Progress]:
         """Return how far the builds of a namespace are, by AXEngine."""
@@ -118,7 +128,7 @@ class Signals:
             meta = pod["metadata"]
             key = model_key(meta["namespace"], meta["labels"].get(MODEL, ""))
             known = before.get(key, {}).get(address)
-            self._pods.setdefault(key, {})[address] = known or PodMeasure(now)
+            self._pods.setdefault(key, {})[address] = known or PodMeasure(now, meta["name"])
         await asyncio.gather(*(self._ask_pod(a, m) for pods in self._pods.values() for a, m in pods.items()))
         self._looked = True
         self._look(before.keys() | self._pods.keys())
@@ -195,6 +205,7 @@ class Signals:
     def forget(self, key: Key) -> None:
         """Drop what was remembered of a model that is gone."""
         self._states.pop(key, None)
+        self._usual.pop(key, None)
 
     def _gateways_age(self, now: float) -> float:
         """Seconds since the gateway from which nothing was heard for longest has answered."""
