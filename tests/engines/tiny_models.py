@@ -184,6 +184,8 @@ def write(folder: Path) -> None:
     model, processor = vision_model()
     model.eval()
     model.save_pretrained(folder / "qwen2_vl")
+    config = folder / "qwen2_vl" / "config.json"  # saved without the class's name, which published ones have
+    config.write_text(json.dumps({"architectures": [type(model).__name__], **json.loads(config.read_text())}))
     processor.save_pretrained(folder / "qwen2_vl")
     processor = AutoProcessor.from_pretrained(folder / "qwen2_vl")
     sights = [("무엇?", [(56, 56)]), ("둘?", [(100, 30), (28, 84)]), ("글만", []), ("large", [(640, 480)])]

@@ -75,7 +75,10 @@ class Picker:
         self._made += 1
 
     def pick(self, row: Any) -> Picked:
-        """Return the next token for one row of logits, which is left as it is."""
+        """Return the next token for one row of logits, which is left as it is.
+
+        Raises ValueError when the form of the answer goes on with what this model has no token for.
+        """
         raw = row.float()
         token = int(self._choose(self._adjusted(raw.clone())))
         self._made += 1
@@ -105,6 +108,8 @@ class Picker:
             logits[self._ends] = -torch.inf
         if self._form:
             self._form.restrict(logits)
+            if not torch.isfinite(logits).any():
+                raise ValueError("the model has no token with which the form of the answer could go on")
         if sampling.logit_bias:
             if self._bias is None:
                 self._bias = torch.zeros_like(logits)

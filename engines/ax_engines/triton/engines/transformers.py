@@ -18,7 +18,7 @@ from typing import Any
 
 from ax_engines.contract import MANIFEST, Manifest, ServingOptions
 from ax_engines.triton.adaptor import EngineStats, OnAnswer
-from ax_engines.triton.engines.checkpoint import end_tokens, model_class
+from ax_engines.triton.engines.checkpoint import load_checkpoint, tensors_of
 from ax_engines.triton.engines.choice import Choice, refuse_fields, refuse_size, token_logprob
 from ax_engines.triton.engines.ending import end_process, one_line
 from ax_engines.triton.engines.pictures import decode
@@ -69,12 +69,13 @@ class TransformersEngine:
         self._context, self._slots = options.context_length, options.slots
         torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
         try:
-            self._load(options, folder)
+            loaded = load_checkpoint(options, folder, self._sees)
         except Exception as error:
             log.exception("Transformers did not start")
             raise RuntimeError(f"transformers could not load the model {options.engine}: {one_line(error)}") from error
+        self._model, self._ends = loaded.model, loaded.ends
+        self._reader, self._tokenizer, self._processor = loaded.reader, loaded.tokenizer, loaded.processor
         self._batch: Batch[Generation] = Batch(self._model)
-        self._ends = end_tokens(self._model, self._reader)
         self._preparing = ThreadPoolExecutor(2, thread_name_prefix="prepare")
         self._tokenizing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="transformers", daemon=True)
@@ -110,19 +111,6 @@ class TransformersEngine:
             self._stopped = True
             self._changed.notify()
         self._thread.join(STOP_SECONDS)
-
-    def _load(self, options: ServingOptions, folder: Path) -> None:
-        import transformers  # noqa: PLC0415  only this engine's image has it
-
-        places: dict[str, Any] = {"trust_remote_code": options.trust_remote_code, "local_files_only": True}
-        # A tokenizer must not be used by two threads: one reads prompts, the other says answers.
-        self._reader = transformers.AutoTokenizer.from_pretrained(folder, **places)
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **places)
-        if self._sees:
-            self._processor: Any = transformers.AutoProcessor.from_pretrained(folder, **places)
-        config = transformers.AutoConfig.from_pretrained(folder, **places)
-        kind = model_class(transformers, config, self._sees)
-        self._model = kind.from_pretrained(folder, use_safetensors=True, **places, **options.engine_args).eval()
 
     # --- before the model ---
 
@@ -223,16 +211,13 @@ class TransformersEngine:
             return
         try:
             row, cache, logits = self._batch.prefill(generation, generation.inputs)
-            generation.inputs = {}
-            row.token = self._pick(generation, logits)
-            if not generation.choice.ended:
-                self._batch.join(row, cache)
-        except ValueError as error:
-            generation.choice.fail(
-                EngineError(400, f"The model refused the prompt: {one_line(error)}.", "invalid_request")
-            )
         except Exception as error:
             generation.choice.fail(self._failure(error))
+            return
+        generation.inputs = {}
+        row.token = self._pick(generation, logits)
+        if not generation.choice.ended:
+            self._batch.join(row, cache)
 
     def _step(self) -> None:
         """Say every row's next token."""
@@ -240,17 +225,18 @@ class TransformersEngine:
         try:
             logits = self._batch.step()
             likely = logits.argmax(dim=-1).tolist()
+        except Exception as error:
+            failure = self._failure(error)
+            # Without memory the newest goes, so that the others can go on; any other failure is everybody's.
+            for row in rows[-1:] if failure is NO_MEMORY else rows:
+                row.owner.choice.fail(failure)
+        else:
             for at, row in enumerate(rows):
                 if row.owner.picker.plain:
                     row.owner.picker.note(likely[at])
                     row.token = self._say(row.owner, likely[at])
                 else:
                     row.token = self._pick(row.owner, logits[at])
-        except Exception as error:
-            failure = self._failure(error)
-            # Without memory the newest goes, so that the others can go on; any other failure is everybody's.
-            for row in rows[-1:] if failure is NO_MEMORY else rows:
-                row.owner.choice.fail(failure)
         self._drop([row for row in rows if row.owner.choice.ended])
 
     def _drop(self, rows: list[Any]) -> None:
@@ -259,7 +245,12 @@ class TransformersEngine:
         self._batch.leave(rows)
 
     def _pick(self, generation: Generation, logits: Any) -> int:
-        picked = generation.picker.pick(logits)
+        """Say the token that a choice's sampling picks; what goes wrong here is this choice's alone."""
+        try:
+            picked = generation.picker.pick(logits)
+        except Exception as error:
+            generation.choice.fail(self._failure(error))
+            return 0
         if picked.logprob is None:
             return self._say(generation, picked.token)
         told = [token_logprob(self._spell(token), value) for token, value in picked.top]
@@ -286,6 +277,8 @@ class TransformersEngine:
         """Return what the client is told; a GPU that refuses everything from now on ends the process."""
         import torch  # noqa: PLC0415  at use
 
+        if isinstance(error, ValueError):
+            return EngineError(400, f"The engine refused the request: {one_line(error)}.", "invalid_request")
         if isinstance(error, torch.OutOfMemoryError):
             log.warning("GPU memory was full: rows=%d", len(self._batch.rows))
             torch.cuda.empty_cache()
@@ -294,14 +287,6 @@ class TransformersEngine:
         if "CUDA error" in str(error):
             self._on_death()
         return FAILED
-
-
-def tensors_of(tokens: list[int]) -> dict[str, Any]:
-    """Return a prompt of text as the model takes it."""
-    import torch  # noqa: PLC0415  at use
-
-    ids = torch.tensor([tokens])
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 ENGINE = TransformersEngine
