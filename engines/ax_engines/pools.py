@@ -29,6 +29,7 @@ _UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 1
 class _Devices:
     """The GPUs of one kind on one node."""
 
+    node: str
     product: str
     resource: str
     mig: str | None
@@ -53,21 +54,51 @@ def pools_from_nodes(
     request the resource. Nodes with other taints that are not tolerated are left out.
     """
     used = _used(pods)
-    wanted = (node_selector or {}).items()
     groups: dict[tuple[str, str, tuple[Taint, ...]], list[_Devices]] = defaultdict(list)
     cpu_nodes = []
-    for node in sorted(nodes, key=lambda n: str(n["metadata"]["name"])):
-        labels = node["metadata"].get("labels") or {}
-        if not wanted <= labels.items():
-            continue
-        taints = _taints(node)
-        if all(_tolerated(taint, tolerations) for taint in taints):
+    for node in _selected(nodes, node_selector):
+        if all(_tolerated(taint, tolerations) for taint in _taints(node)):
             cpu_nodes.append(node)
-        for devices in _devices(node, taints, used):
-            if all(t[0] == devices.resource or _tolerated(t, tolerations) for t in taints):
-                groups[devices.product, devices.resource, devices.taints].append(devices)
+        for devices in _usable(node, tolerations, used):
+            groups[devices.product, devices.resource, devices.taints].append(devices)
     named: set[str] = {CPU_POOL}
     return _cpu_pool(cpu_nodes), *(_pool(groups[key], named) for key in sorted(groups))
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one node offers of a resource, and how much of that pods left over."""
+
+    node: str
+    gpus: int
+    free: int
+
+
+def rooms(
+    nodes: Sequence[Json],
+    pods: Sequence[Json],
+    node_selector: Mapping[str, str] | None,
+    tolerations: Sequence[Json],
+    resource: str,
+) -> tuple[Room, ...]:
+    """Return the nodes with this GPU resource that a pod with this selector and these tolerations may use, by name."""
+    used = _used(pods)
+    found = (d for node in _selected(nodes, node_selector) for d in _usable(node, tolerations, used))
+    return tuple(Room(d.node, d.count, d.free) for d in found if d.resource == resource)
+
+
+def _selected(nodes: Sequence[Json], node_selector: Mapping[str, str] | None) -> Iterator[Json]:
+    wanted = (node_selector or {}).items()
+    for node in sorted(nodes, key=lambda n: str(n["metadata"]["name"])):
+        if wanted <= (node["metadata"].get("labels") or {}).items():
+            yield node
+
+
+def _usable(node: Json, tolerations: Sequence[Json], used: Mapping[tuple[str, str], int]) -> Iterator[_Devices]:
+    taints = _taints(node)
+    for devices in _devices(node, taints, used):
+        if all(t[0] == devices.resource or _tolerated(t, tolerations) for t in taints):
+            yield devices
 
 
 def _used(pods: Iterable[Json]) -> dict[tuple[str, str], int]:
@@ -139,7 +170,7 @@ def _devices(node: Json, taints: tuple[Taint, ...], used: Mapping[tuple[str, str
         shared = product.endswith("-SHARED") or (_number(labels.get(f"{GPU_RESOURCE}.replicas")) or 1) > 1
         selector = ((PRODUCT_LABEL, product),)
         kept = tuple(t for t in taints if t[0] == resource or t[0] == GPU_RESOURCE)
-        yield _Devices(kind, resource, mig, shared, count, free, _sm(labels), memory or 0, selector, kept)
+        yield _Devices(name, kind, resource, mig, shared, count, free, _sm(labels), memory or 0, selector, kept)
 
 
 def _sm(labels: Mapping[str, str]) -> int | None:

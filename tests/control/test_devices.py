@@ -9,6 +9,7 @@ from ax_operator.control.occupancy import Occupancy
 from ax_operator.control.wakes import model_key
 from ax_operator.kinds import DEPLOYMENT, NODE, POD
 from ax_operator.kube_errors import Forbidden
+from ax_operator.plan.machines import Reach
 from ax_operator.plan.scaling import Memory
 from tests.fakes import FakeCluster
 
@@ -127,12 +128,12 @@ def test_a_model_without_gpus_is_not_limited(floor):
 
 
 def test_pools_change_with_nodes_and_not_with_pods(floor):
-    pools = floor.devices.pools()
+    pools = floor.devices.machines().pools(Reach())
     floor.put(pod("a", 8, "n1"))
-    assert floor.devices.pools() is pools
+    assert floor.devices.machines().pools(Reach()) is pools
     floor.put(node("n3", 8))
-    assert sum(pool.nodes for pool in floor.devices.pools() if pool.resource) == 3
+    assert sum(pool.nodes for pool in floor.devices.machines().pools(Reach()) if pool.resource) == 3
     floor.cluster.remove((NODE, None, "n3"))
     floor.cluster.remove((DEPLOYMENT, "ns", "two"))
     floor.tell()
-    assert floor.devices.pools() == pools
+    assert floor.devices.machines().pools(Reach()) == pools

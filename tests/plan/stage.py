@@ -12,26 +12,23 @@ import yaml
 
 from ax_engines import contract
 from ax_engines.catalogue import load
-from ax_engines.hardware import Pool, Toolchain
+from ax_engines.hardware import Toolchain
 from ax_operator.api import names
 from ax_operator.api.conditions import timestamp
 from ax_operator.plan.diff import satisfied
+from ax_operator.plan.machines import Machines
 from ax_operator.plan.model import plan_model
 from ax_operator.plan.scaling import Load
 from ax_operator.plan.store import plan_store
 from ax_operator.plan.world import Json, Plan, Seen, Settings, World, labels
 
 NOW = 1_800_000_000.0
-CPU = Pool(
-    name="cpu",
-    gpu_product=None,
-    gpus_per_node=0,
-    nodes=1,
-    free_gpus=0,
-    max_free_on_one_node=0,
-    sm=None,
-    memory_mib=24_000,
-)
+CPU_NODE: Json = {
+    "apiVersion": "v1",
+    "kind": "Node",
+    "metadata": {"name": "cpu-node", "labels": {}},
+    "status": {"allocatable": {"cpu": "8", "memory": "24000Mi"}},
+}
 CPU_TOOLCHAIN = Toolchain(name="cpu", image="registry.test/ax-triton:1", backends=("llamacpp", "transformers"))
 SETTINGS = Settings(
     namespace="ax-system",
@@ -44,10 +41,12 @@ SMOL = load()["SmolLM2-135M-Instruct"]
 
 
 def world(**changes: Any) -> World:
-    """Return a world with a CPU pool and the catalogue; changes replace fields of World or of its Settings."""
+    """Return a world with a CPU node and the catalogue; changes replace fields of World or of its Settings."""
     own = {k: v for k, v in changes.items() if k in Settings.model_fields}
     rest = {k: v for k, v in changes.items() if k not in own}
-    return World(settings=SETTINGS.model_copy(update=own), catalogue=load(), **{"pools": (CPU,), **rest})
+    return World(
+        settings=SETTINGS.model_copy(update=own), catalogue=load(), **{"machines": Machines((CPU_NODE,)), **rest}
+    )
 
 
 def model(spec: str | Json, name: str = "smol", namespace: str = "team-a") -> Json:

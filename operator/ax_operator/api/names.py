@@ -18,6 +18,11 @@ SOURCE: Final = f"{GROUP}/source"
 SLOTS: Final = f"{GROUP}/slots"
 """On a Service and so on its EndpointSlices: requests that one replica serves at once."""
 STORE: Final = f"{GROUP}/store"
+# On a Deployment: the toolchain it was made with, a hash of what the chart said then, and a hash of what the author
+# wished then. They tell why a new revision is wanted.
+TOOLCHAIN: Final = f"{GROUP}/toolchain"
+RELEASE: Final = f"{GROUP}/release"
+WISH: Final = f"{GROUP}/wish"
 
 # Values of COMPONENT.
 COMPONENT_SERVING: Final = "serving"

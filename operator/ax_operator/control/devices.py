@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from ax_engines.hardware import Pool
 from ax_engines.pools import pools_from_nodes
 from ax_operator.api.names import GPU_PRODUCT, GPU_RESOURCE, MODEL
 from ax_operator.control.cache import Cache, Change
 from ax_operator.control.wakes import Key, node_changed
 from ax_operator.kinds import DEPLOYMENT, NODE, POD
+from ax_operator.plan.machines import Machines, gpu_request
 from ax_operator.plan.pool import Claim, shares
 from ax_operator.plan.scaling import Memory
 
@@ -39,15 +39,15 @@ class Devices:
         self._cache = cache
         self._foreign = foreign
         self._counted_at = -1
-        self._pools: tuple[Pool, ...] | None = None
+        self._machines: Machines | None = None
         self._free: dict[str, int] | None = None
         self._short: dict[Key, float] = {}
 
     def note(self, change: Change) -> bool:
-        """Take over one change; return whether the pools are other ones."""
+        """Take over one change; return whether the machines are other ones."""
         nodes = change.kind == NODE and node_changed(change)
         if nodes:
-            self._pools = None
+            self._machines = None
         if nodes or (change.kind == POD and _moved(change)):
             self._free = None
         return nodes
@@ -59,11 +59,16 @@ class Devices:
         else:
             self._short.pop(key, None)
 
-    def pools(self) -> tuple[Pool, ...]:
-        """Return the pools as nodes make them, all of their GPUs free."""
-        if self._pools is None:
-            self._pools = pools_from_nodes(list(self._cache.select(NODE)), [])
-        return self._pools
+    def machines(self) -> Machines:
+        """Return the nodes, out of which each placement's pools are made, all of their GPUs free."""
+        if self._machines is None:
+            self._machines = Machines(tuple(self._cache.select(NODE)))
+        return self._machines
+
+    def takers(self) -> tuple[Manifest, ...]:
+        """Return the pods that hold GPUs, ours and others'."""
+        ours = (pod for pod in self._cache.select(POD) if gpu_request(pod["spec"])[1])
+        return (*ours, *self._foreign.pods)
 
     def free(self, key: Key) -> int | None:
         """GPUs that the model may count as free; None for one without GPUs."""

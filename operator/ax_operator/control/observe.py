@@ -21,6 +21,7 @@ from ax_operator.api.names import MODEL
 from ax_operator.control.cache import Cache, Change
 from ax_operator.control.devices import Devices, Foreign
 from ax_operator.control.measures import Measured
+from ax_operator.control.queues import Queues
 from ax_operator.control.wakes import Key, model_key
 from ax_operator.kinds import (
     AXENGINE,
@@ -78,14 +79,17 @@ class Observer:
         self._routes: dict[Key, ModelRoute] = {}
         self._names: dict[str, str] | None = None
         self._devices = Devices(cache, signals.foreign)
+        self._queues = Queues(fixed.settings)
         self._world: World | None = None
         self._memories: dict[Key, Memory] = {}
 
     def note(self, change: Change) -> set[Key]:
-        """Take over one change; return the models to which it gave or took a served name."""
+        """Take over one change; return the models whose name or turn it gave or took."""
         if change.kind == AXMODEL and change.respecified:
             self._world = None
             return self._renamed(change)
+        if change.kind == DEPLOYMENT:
+            return self._queues.note(change)
         if self._devices.note(change) or change.kind == AXHOSTEDAPI:
             self._world = None
         return set()
@@ -97,14 +101,14 @@ class Observer:
                 settings=self._fixed.settings,
                 catalogue=self._fixed.catalogue,
                 gpus=self._fixed.gpus,
-                pools=self._devices.pools(),
+                machines=self._devices.machines(),
                 hosted=dict(self._hosted()),
                 names=self._holders(),
             )
         return self._world
 
-    def model(self, key: Key, secret: Any = None) -> Seen:
-        """Return what one model sees: its own objects and the AXEngines of its namespace."""
+    def model(self, key: Key, secret: Any = None, *, rivals: bool = True) -> Seen:
+        """Return what one model sees: its own objects, its namespace's AXEngines, and who rolls before it."""
         mine = [o for kind in OWNED for o in self._cache.select(kind, key.namespace, {MODEL: key.name})]
         engines = self._cache.select(AXENGINE, key.namespace)
         return Seen(
@@ -113,7 +117,20 @@ class Observer:
             memory=self._memories.get(key, EMPTY),
             progress=self._signals.progress(key.namespace),
             secret=secret,
+            takers=self._takers(mine),
+            rivals=tuple(self._rivals(key, mine)) if rivals else (),
         )
+
+    def _takers(self, mine: list[Manifest]) -> tuple[Manifest, ...]:
+        waits = any(o["kind"] == POD.kind and not o["spec"].get("nodeName") for o in mine)
+        return self._devices.takers() if waits else ()
+
+    def _rivals(self, key: Key, mine: list[Manifest]) -> Iterator[tuple[Manifest, Seen]]:
+        """Yield the models that roll before this one, should the chart make it roll, and what each sees."""
+        for other in self._queues.before(key, [o for o in mine if o["kind"] == DEPLOYMENT.kind]):
+            model = self._cache.get(AXMODEL, other.namespace, other.name)
+            if model is not None:
+                yield model, self.model(other, rivals=False)
 
     def store(self, namespace: str) -> Seen:
         """Return what a namespace's store sees: everything of ours there, and each of its models."""
@@ -121,8 +138,9 @@ class Observer:
         for model in self._cache.select(AXMODEL, namespace):
             if not model["metadata"].get("deletionTimestamp"):
                 models.append((model, self.model(model_key(namespace, model["metadata"]["name"]))))
-        ours = (o for kind in (AXENGINE, *OWNED) for o in self._cache.select(kind, namespace))
-        return Seen(objects=tuple(ours), progress=self._signals.progress(namespace), models=tuple(models))
+        ours = [o for kind in (AXENGINE, *OWNED) for o in self._cache.select(kind, namespace)]
+        progress, takers = self._signals.progress(namespace), self._takers(ours)
+        return Seen(objects=tuple(ours), progress=progress, takers=takers, models=tuple(models))
 
     def remember(self, key: Key, memory: Memory) -> None:
         """Keep what the model's plan wants to know the next time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from ax_engines.models import CatalogueEntry
 from ax_engines.recipe import Wishes
 from ax_operator.api.axmodel import AXModelSpec, Engine
 from ax_operator.api.conditions import ACCEPTED, Fact
+from ax_operator.plan.machines import Reach
 from ax_operator.plan.world import Json, World
 
 
@@ -24,8 +26,20 @@ class Accepted:
 
     @property
     def trust_remote_code(self) -> bool:
-        """Whether code of the model's repository may run."""
-        return self.spec.trust_remote_code
+        """Whether code of the model's repository runs: the author or the catalogue says so."""
+        return self.spec.trust_remote_code or (self.entry is not None and self.entry.trust_remote_code)
+
+    @property
+    def tool_parser(self) -> str | None:
+        """The parser of tool calls: the spec's, else the catalogue's; `none` switches it off."""
+        default = self.entry.tool_parser if self.entry else None
+        chosen = self.spec.tool_parser or default
+        return None if chosen == "none" else chosen
+
+    @property
+    def reach(self) -> Reach:
+        """Which nodes the model's pods may use."""
+        return Reach.of(self.spec.placement)
 
     def wishes(self) -> Wishes:
         """Return what the user asks of the recipe."""
@@ -70,7 +84,8 @@ def accept(model: Json, world: World) -> Accepted | Fact:
         source = Source(hugging_face=HuggingFaceSource(repo=entry.hub_id))
     if source is None:
         return _no("InvalidSpec", "spec.model or spec.source is required")
-    return _allowed(spec, source, world) or Accepted(spec, source, entry)
+    accepted = Accepted(spec, source, entry)
+    return _allowed(spec, source, world) or _code_allowed(accepted, world) or accepted
 
 
 def _allowed(spec: AXModelSpec, source: Source, world: World) -> Fact | None:
@@ -81,11 +96,6 @@ def _allowed(spec: AXModelSpec, source: Source, world: World) -> Fact | None:
         return _no("InvalidSpec", f"endpoint {endpoint} is not allowed here; the chart's `endpoints` lists {listed}")
     if source.pvc and ".." in source.pvc.path.split("/"):
         return _no("InvalidSpec", "spec.source.pvc.path must not contain ..: name a path below the claim's root")
-    if spec.trust_remote_code and not settings.allow_trust_remote_code:
-        return _no(
-            "InvalidSpec",
-            "spec.trustRemoteCode is switched off here: the chart's `allowTrustRemoteCode` must be true",
-        )
     toolchain = spec.engine and spec.engine.toolchain
     if toolchain and toolchain not in {t.name for t in settings.toolchains}:
         listed = ", ".join(t.name for t in settings.toolchains) or "none"
@@ -93,6 +103,22 @@ def _allowed(spec: AXModelSpec, source: Source, world: World) -> Fact | None:
             "ToolchainIncompatible",
             f"spec.engine.toolchain {toolchain!r} is not one of the chart's toolchains: {listed}",
         )
+    return None
+
+
+def _code_allowed(accepted: Accepted, world: World) -> Fact | None:
+    """Code of a repository runs only where the chart allows it, and only what a commit names."""
+    spec, source = accepted.spec, accepted.source
+    if not accepted.trust_remote_code or spec.routing.policy == "HostedOnly":
+        return None
+    asked = "spec.trustRemoteCode" if spec.trust_remote_code else f"model {spec.model}, which runs code of its own,"
+    if not world.settings.allow_trust_remote_code:
+        return _no("InvalidSpec", f"{asked} is switched off here: the chart's `allowTrustRemoteCode` must be true")
+    hub = source.hugging_face
+    if hub is None or not re.fullmatch(r"[0-9a-f]{40}", hub.revision):
+        repo = hub.repo if hub else accepted.entry.hub_id if accepted.entry else "owner/name"
+        message = f"{asked} has to be pinned: set spec.source.huggingFace to {{repo: {repo}, revision: <commit>}}"
+        return _no("InvalidSpec", f"{message}, with the 40 digits of the commit whose code was read")
     return None
 
 

@@ -26,6 +26,8 @@ class JobFacts:
     failures: int
     ended: float | None
     unschedulable: str | None
+    live: Json | None
+    """The newest pod, while it has not ended."""
     phase: str | None
 
 
@@ -50,6 +52,7 @@ def job_facts(job: Json, seen: Seen) -> JobFacts:
         failures=int(job.get("status", {}).get("failed") or 0),
         ended=ended,
         unschedulable=unschedulable(live) if live else None,
+        live=live,
         phase=_running_container(live) if live else None,
     )
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pydantic import ValidationError
+
 from ax_engines.contract import ResolvedSource
 from ax_engines.recipe import Recipe
 from ax_operator.api import names
 from ax_operator.api.axmodel import AXModelSpec, AXModelStatus
 from ax_operator.api.conditions import ACCEPTED, ENGINE_READY, Fact, merge
 from ax_operator.plan.accept import Accepted, accept
-from ax_operator.plan.engine import EngineStep, chosen_recipe, engine_step
+from ax_operator.plan.engine import EngineStep, engine_step, first_look, notes_of
+from ax_operator.plan.machines import Reach
 from ax_operator.plan.routing import routed
 from ax_operator.plan.serving import ServingStep, decision_row, serving_step
 from ax_operator.plan.source import source_step
 from ax_operator.plan.summary import refused, summary
+from ax_operator.plan.turns import AGAIN, turn
 from ax_operator.plan.world import Json, Plan, Ref, Seen, World
 
 TICK = 2.0
@@ -52,12 +56,12 @@ def plan_model(model: Json, seen: Seen, world: World, now: float) -> Plan:
             requeue_after=min(draft.requeue, default=None),
             memory=seen.memory,
         )
-    serving = serving_step(model, accepted, recipe, engine.name, engine.built, seen, world, now)
+    serving = serving_step(model, accepted, engine, seen, world, now)
     draft.children += serving.children
     draft.obsolete += serving.obsolete
     route = routed(model, accepted.spec.routing, serving, world)
     yes = Fact(ACCEPTED, "True", "Accepted", _accepted_message(accepted.spec))
-    built, behind = engine.fact, serving.behind
+    built, behind = engine.fact, engine.behind or serving.behind
     if serving.ready and not engine.fact.true:
         # The old revision serves: its engine is built, and what the new one does is the business of kstatus.
         built, behind = Fact(ENGINE_READY, "True", "Built", f"AXEngine {serving.serving} serves"), engine.fact
@@ -83,9 +87,16 @@ def wanted_engine(model: Json, seen: Seen, world: World, now: float) -> str | No
         return ""
     if accepted.spec.engine_ref:
         return accepted.spec.engine_ref
-    step = source_step(model, accepted, seen, world, now)
-    recipe = chosen_recipe(accepted, step.resolved, world) if step.resolved else None
-    return recipe.artifact.name if isinstance(recipe, Recipe) else None
+    _, step, _ = _engine(model, accepted, seen, world, now, _Draft())
+    return step.name
+
+
+def reach_of(model: Json) -> Reach:
+    """Return where a model's pods may run; a spec that is none reaches nothing of its own."""
+    try:
+        return Reach.of(AXModelSpec.model_validate(model.get("spec") or {}).placement)
+    except ValidationError:
+        return Reach()
 
 
 def _engine(
@@ -102,13 +113,16 @@ def _engine(
     if source.requeue_after is not None:
         draft.requeue.append(source.requeue_after)
     if source.resolved is None:
+        if refused_at_once := first_look(accepted, seen, world):
+            draft.children.clear()
+            return None, EngineStep(refused_at_once), None
         fact = source.fact or Fact(ENGINE_READY, "False", "ResolvingSource", "the source is read again")
         return None, EngineStep(fact), None
-    step = engine_step(model, accepted, source.resolved, seen, world)
+    step = turn(model, engine_step(model, accepted, source.resolved, seen, world), seen, world, now)
+    if step.behind:
+        draft.requeue.append(AGAIN)
     draft.children += step.children
-    if step.recipe:
-        draft.notes += step.recipe.notes
-        draft.notes += [f"not chosen: {r.option}: {r.reason}" for r in step.recipe.rejected]
+    draft.notes += notes_of(step)
     return step.recipe, step, source.resolved
 
 

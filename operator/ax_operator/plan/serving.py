@@ -9,27 +9,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ax_engines.recipe import Recipe
 from ax_operator.api import names
 from ax_operator.api.axmodel import AXModelSpec
 from ax_operator.api.conditions import AVAILABLE, Fact, timestamp, unix
 from ax_operator.api.schema import seconds
 from ax_operator.plan.accept import Accepted
 from ax_operator.plan.autoscale import decide
-from ax_operator.plan.children.serving import (
-    deployment,
-    pod_template,
-    rescaled,
-    revision_of,
-    serving_options,
-    surroundings,
-)
+from ax_operator.plan.children.serving import rescaled, revision_of, surroundings, wanted_deployment
+from ax_operator.plan.engine import EngineStep
 from ax_operator.plan.jobs import unschedulable
+from ax_operator.plan.machines import want_of_room
 from ax_operator.plan.scaling import Memory, Policy, Prices
 from ax_operator.plan.world import Json, Ref, Seen, World, labels
 
 _MANY_RESTARTS = 3
 _BLINK = 60.0
+_MISMATCH = "was compiled for another machine: "
+"""In the last words of Triton's container where engine and machine do not belong together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +50,7 @@ class ServingStep:
 def serving_step(
     model: Json,
     accepted: Accepted,
-    recipe: Recipe | None,
-    engine: str | None,
-    built: bool,
+    engine: EngineStep,
     seen: Seen,
     world: World,
     now: float,
@@ -69,21 +63,20 @@ def serving_step(
         fact = Fact(AVAILABLE, "True", "NotRequired", "policy HostedOnly: no replica is needed")
         gone = [*present, *_surroundings_seen(seen)]
         return ServingStep(fact, replicas=total, ready=ready, obsolete=tuple(map(Ref.of, gone)))
-    desired, memory, why = desired_replicas(spec, recipe, seen, world, now)
+    desired, memory, why = desired_replicas(spec, engine, seen, world, now)
     wanted = None
-    if recipe and engine and built:
-        options = serving_options(model, spec, recipe, engine, tool_parser(accepted))
-        wanted = deployment(model, engine, pod_template(model, spec, recipe, options, engine, world), desired)
+    if engine.recipe and engine.name and engine.built:
+        wanted = wanted_deployment(model, accepted, engine.recipe, engine.name, desired, world)
     children, obsolete = _rolled(spec, wanted, present, desired, now)
     answering = max(present, key=_ready, default=None)
     step = ServingStep(
-        fact=_available(wanted, present, seen, desired, ready),
+        fact=_available(wanted, present, seen, world, desired, ready),
         desired=desired,
         ready=ready,
         replicas=total,
         revision=revision_of(wanted) if wanted else None,
         serving=labels(answering).get(names.ENGINE) if answering and (_ready(answering) or not desired) else None,
-        behind=_behind(wanted, present, seen, desired) if ready else None,
+        behind=_behind(wanted, present, seen, world, desired) if ready else None,
         children=tuple(children),
         obsolete=tuple(map(Ref.of, [*obsolete, *_needless_pdb(seen, desired)])),
         memory=memory,
@@ -94,29 +87,31 @@ def serving_step(
     return replace(step, children=(*surroundings(model, desired, world.settings), *children))
 
 
-def tool_parser(accepted: Accepted) -> str | None:
-    """Return the parser of tool calls: the spec's, else the catalogue's; `none` switches it off."""
-    default = accepted.entry.tool_parser if accepted.entry else None
-    chosen = accepted.spec.tool_parser or default
-    return None if chosen == "none" else chosen
-
-
 def desired_replicas(
-    spec: AXModelSpec, recipe: Recipe | None, seen: Seen, world: World, now: float
+    spec: AXModelSpec, engine: EngineStep, seen: Seen, world: World, now: float
 ) -> tuple[int, Memory, str | None]:
     """Return how many replicas should run, by mode; only `builtin` decides, and only once signals were seen."""
     scaling = spec.scaling
     if scaling.mode != "builtin":
         return scaling.replicas, seen.memory, None
     current = sum(_wanted_replicas(d) for d in seen.all("Deployment", names.COMPONENT_SERVING))
-    if recipe is None or seen.load is None:
+    capacity = _capacity(engine)
+    if capacity is None or seen.load is None:
         # Nothing is known yet: keep what runs, within bounds; a new model starts with its minimum.
         return min(max(current, scaling.minimum), max(scaling.maximum, scaling.minimum)), seen.memory, None
-    decision = decide(seen.load, _policy(spec, recipe, world), seen.memory, now)
+    decision = decide(seen.load, _policy(spec, capacity, world), seen.memory, now)
     return decision.replicas, decision.memory, decision.why
 
 
-def _policy(spec: AXModelSpec, recipe: Recipe, world: World) -> Policy:
+def _capacity(engine: EngineStep) -> tuple[int, int] | None:
+    """Return the requests that one replica serves at once, and its GPUs; None while neither is known."""
+    if engine.recipe:
+        return engine.recipe.capacity_per_replica, engine.recipe.gpus
+    return (engine.held.slots, engine.held.gpus) if engine.held else None
+
+
+def _policy(spec: AXModelSpec, capacity: tuple[int, int], world: World) -> Policy:
+    slots, gpus = capacity
     scaling, routing = spec.scaling, spec.routing
     api = world.hosted.get(routing.hosted.api_ref) if routing.hosted else None
     prices = None
@@ -125,10 +120,10 @@ def _policy(spec: AXModelSpec, recipe: Recipe, world: World) -> Policy:
     return Policy(
         min_replicas=scaling.minimum,
         max_replicas=scaling.maximum,
-        slots=recipe.capacity_per_replica,
-        target=scaling.target and recipe.capacity_per_replica * scaling.target / 100,
+        slots=slots,
+        target=scaling.target and slots * scaling.target / 100,
         scale_to_zero_after=seconds(scaling.scale_to_zero_after) if scaling.scale_to_zero_after else None,
-        gpus_per_replica=max(1, recipe.gpus),
+        gpus_per_replica=max(1, gpus),
         hosted=api is not None and routing.policy != "OnPremOnly",
         prices=prices,
     )
@@ -152,6 +147,9 @@ def _rolled(
     else:
         keep = missing
     kept, gone = _shared_out(others, keep, now, drop=True)
+    if in_place and missing and gone and not kept:
+        # Its last replica has made room; it stays at none until the new one answers, as a way back.
+        kept, gone = [rescaled(gone[0], 0)], gone[1:]
     return [wanted, *kept], gone
 
 
@@ -184,7 +182,7 @@ def _blinked(deployment: Json, now: float) -> bool:
     return False
 
 
-def _behind(wanted: Json | None, present: list[Json], seen: Seen, desired: int) -> Fact | None:
+def _behind(wanted: Json | None, present: list[Json], seen: Seen, world: World, desired: int) -> Fact | None:
     """Return what goes on behind the revision that serves, None if that is the wanted one."""
     if wanted is None:
         return None
@@ -194,27 +192,28 @@ def _behind(wanted: Json | None, present: list[Json], seen: Seen, desired: int) 
     fresh = next((d for d in present if revision_of(d) == revision), None)
     if fresh is not None and _ready(fresh) >= desired:
         return Fact(AVAILABLE, "False", "PodsStarting", "the old revision leaves")
-    return _trouble(seen, revision) or Fact(AVAILABLE, "False", "PodsStarting", f"revision {revision} starts")
+    return _trouble(seen, world, revision) or Fact(AVAILABLE, "False", "PodsStarting", f"revision {revision} starts")
 
 
-def _available(wanted: Json | None, present: list[Json], seen: Seen, desired: int, ready: int) -> Fact:
+def _available(wanted: Json | None, present: list[Json], seen: Seen, world: World, desired: int, ready: int) -> Fact:
     if wanted is None and not present:
         return Fact(AVAILABLE, "False", "WaitingForEngine", "pods start when the engine is built")
     if desired == 0:
         return Fact(AVAILABLE, "True", "ScaledToZero", "no replica runs; the first request wakes one")
     if ready:
         return Fact(AVAILABLE, "True", "MinimumReplicasAvailable", f"{ready} of {desired} replicas ready")
-    return _trouble(seen) or Fact(AVAILABLE, "False", "PodsStarting", f"0 of {desired} replicas ready")
+    return _trouble(seen, world) or Fact(AVAILABLE, "False", "PodsStarting", f"0 of {desired} replicas ready")
 
 
-def _trouble(seen: Seen, revision: str | None = None) -> Fact | None:
+def _trouble(seen: Seen, world: World, revision: str | None = None) -> Fact | None:
     """Return what keeps serving pods from becoming ready, in the scheduler's or the container's words."""
     for pod in seen.all("Pod", names.COMPONENT_SERVING):
         if pod["metadata"].get("deletionTimestamp") or revision not in (None, labels(pod).get(names.REVISION)):
             continue
         why = unschedulable(pod)
         if why:
-            return Fact(AVAILABLE, "False", "Unschedulable", f"pod {pod['metadata']['name']} waits: {why}")
+            lack = want_of_room(pod, world.machines, seen.takers, why)
+            return Fact(AVAILABLE, "False", "Unschedulable", f"pod {pod['metadata']['name']} waits: {lack}")
         status = pod.get("status", {})
         for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
             waiting = (container.get("state") or {}).get("waiting") or {}
@@ -222,6 +221,9 @@ def _trouble(seen: Seen, revision: str | None = None) -> Fact | None:
             if reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError"):
                 return Fact(AVAILABLE, "False", reason, f"{container['name']}: {waiting.get('message') or reason}")
             last = (container.get("lastState") or {}).get("terminated") or {}
+            if _MISMATCH in str(last.get("message")):
+                told = str(last["message"]).rpartition(_MISMATCH)[2].strip()
+                return Fact(AVAILABLE, "False", "EngineMismatch", f"the engine {_MISMATCH}{told[:1000]}")
             if last and container.get("restartCount", 0) >= _MANY_RESTARTS:
                 tail = " ".join(str(last.get("message") or last.get("reason") or "").split())[-600:]
                 return Fact(AVAILABLE, "False", "ContainerFailing", f"{container['name']} restarts: {tail}")

@@ -8,7 +8,6 @@ Order of facts: the inventory names an engine before its build starts; an AXEngi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -19,7 +18,8 @@ from ax_operator.api.conditions import IN_USE, READY, Fact, find, merge, unix
 from ax_operator.plan.children.build_job import build_objects
 from ax_operator.plan.children.store import INVENTORY_KEY, claim, inventory, sweep_objects
 from ax_operator.plan.jobs import RETRY_AFTER, JobFacts, job_facts
-from ax_operator.plan.model import wanted_engine
+from ax_operator.plan.machines import Reach, want_of_room
+from ax_operator.plan.model import reach_of, wanted_engine
 from ax_operator.plan.serving import engine_in_use
 from ax_operator.plan.world import Json, Plan, Ref, Seen, World, labels
 
@@ -49,7 +49,9 @@ def plan_store(namespace: str, seen: Seen, world: World, now: float) -> Plan:
             draft.obsolete.append(Ref.of(engine))
             continue
         alive.add(name)
-        _engine(engine, seen, world, now, draft, in_use=in_use, may_build=name in listed and name not in sweeping)
+        may_build = name in listed and name not in sweeping
+        reach = needed.get(name, Reach())
+        _engine(engine, reach, seen, world, now, draft, in_use=in_use, may_build=may_build)
     if engines and not world.settings.store.existing_claim:
         draft.children.insert(0, claim(namespace, world.settings))
     _inventory(namespace, kept_map, listed, alive, seen, world, now, draft)
@@ -61,17 +63,21 @@ def plan_store(namespace: str, seen: Seen, world: World, now: float) -> Plan:
     )
 
 
-def _needed(seen: Seen, world: World, now: float) -> tuple[set[str], bool]:
-    """Return the engines that AXModels want or still serve, and whether some model's wish is not known yet."""
-    needed: set[str] = set()
+def _needed(seen: Seen, world: World, now: float) -> tuple[dict[str, Reach], bool]:
+    """Return the engines that AXModels want or still serve, and whether some model's wish is not known yet.
+
+    With each comes where its build may run: where the first model by name that wants it may.
+    """
+    needed: dict[str, Reach] = {}
     unsure = False
     for model, own in seen.models:
-        needed |= engine_in_use(own.all("Deployment", names.COMPONENT_SERVING))
+        for engine in engine_in_use(own.all("Deployment", names.COMPONENT_SERVING)):
+            needed.setdefault(engine, Reach())
         wanted = wanted_engine(model, own, world, now)
         if wanted is None:
             unsure = True
-        else:
-            needed.add(wanted)
+        elif needed.get(wanted, Reach()) == Reach():
+            needed[wanted] = reach_of(model)
     return needed, unsure
 
 
@@ -86,7 +92,7 @@ def _expired(engine: Json, world: World, now: float, draft: _Draft) -> bool:
 
 
 def _engine(
-    engine: Json, seen: Seen, world: World, now: float, draft: _Draft, *, in_use: bool, may_build: bool
+    engine: Json, reach: Reach, seen: Seen, world: World, now: float, draft: _Draft, *, in_use: bool, may_build: bool
 ) -> None:
     """Plan one AXEngine: its build until there is an artifact, and its status."""
     name = engine["metadata"]["name"]
@@ -107,12 +113,16 @@ def _engine(
     if not may_build:
         waiting = Fact(READY, "False", "Pending", "waits until the store is ready for it")
         return _report(engine, [waiting, use], {}, draft, now)
-    return _build(engine, spec, use, seen, world, now, draft)
+    return _build(engine, spec, use, reach, seen, world, now, draft)
 
 
-def _build(engine: Json, spec: ArtifactSpec, use: Fact, seen: Seen, world: World, now: float, draft: _Draft) -> None:
+def _build(
+    engine: Json, spec: ArtifactSpec, use: Fact, reach: Reach, seen: Seen, world: World, now: float, draft: _Draft
+) -> None:
     name = engine["metadata"]["name"]
     job = seen.get("Job", name)
+    if job is None and (why := _unbuildable(spec, world)):
+        return _report(engine, [Fact(READY, "False", "ToolchainIncompatible", why), use], {}, draft, now)
     facts = job_facts(job, seen) if job else None
     if job and facts and facts.ended is not None and not facts.result:
         due = facts.ended + (RETRY_AFTER if facts.state == "failed" else 0)
@@ -120,25 +130,41 @@ def _build(engine: Json, spec: ArtifactSpec, use: Fact, seen: Seen, world: World
         if now >= due:
             draft.obsolete.append(Ref.of(job))
             return _report(engine, [Fact(READY, "False", "Pending", "the build starts again"), use], {}, draft, now)
-    draft.children += build_objects(engine, spec, world)
+    draft.children += build_objects(engine, spec, reach, world)
     if facts and facts.result:
         result = facts.result
         artifact: Json = {"bytes": result.bytes, "buildSeconds": result.seconds}
         if result.chat:
             artifact["chat"] = result.chat.model_dump(mode="json", by_alias=True)
         return _report(engine, [Fact(READY, "True", "Built"), use], {"artifact": artifact}, draft, now)
-    return _report(engine, [_building(facts, spec), use], _progress(name, facts, seen), draft, now)
+    return _report(engine, [_building(facts, seen, world), use], _progress(name, facts, seen), draft, now)
 
 
-def _building(facts: JobFacts | None, spec: ArtifactSpec) -> Fact:
+def _unbuildable(spec: ArtifactSpec, world: World) -> str | None:
+    """Return why none of the chart's toolchains builds this artifact, with both values; None if one does."""
+    if not any(phase.commands for phase in spec.phases):
+        return None
+    toolchain = next((t for t in world.settings.toolchains if t.name == spec.toolchain), None)
+    if toolchain is None:
+        listed = ", ".join(t.name for t in world.settings.toolchains) or "none"
+        return f"it is built with toolchain {spec.toolchain}, the chart lists {listed}: add it to `toolchains`"
+    if spec.target and toolchain.tensorrt_llm != spec.target.tensorrt_llm:
+        return (
+            f"it is for TensorRT-LLM {spec.target.tensorrt_llm}, toolchain {toolchain.name} has "
+            f"{toolchain.tensorrt_llm}: models get another engine; delete this one, or put its toolchain back"
+        )
+    return None
+
+
+def _building(facts: JobFacts | None, seen: Seen, world: World) -> Fact:
     if facts is None:
         return Fact(READY, "False", "Pending", "the build Job starts")
     if facts.error and not facts.phase:
         again = "" if facts.state == "failed" else "; it is tried again"
         return Fact(READY, "False", facts.error.reason, facts.error.message + again)
     if facts.unschedulable:
-        need = f"{spec.gpus} GPUs of {spec.gpu_product} on one node" if spec.gpus else "a node"
-        return Fact(READY, "False", "Unschedulable", f"the build needs {need}: {facts.unschedulable}")
+        why = want_of_room(facts.live or {}, world.machines, seen.takers, facts.unschedulable)
+        return Fact(READY, "False", "Unschedulable", f"the build pod waits: {why}")
     return Fact(READY, "False", "Building", f"phase {facts.phase}" if facts.phase else "the build pod starts")
 
 

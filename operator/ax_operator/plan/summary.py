@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from ax_operator.api.conditions import READY, RECONCILING, STALLED, Fact
 
-_WAITS = {"ResolvingSource", "Building", "Pending", "Unschedulable", "PodsStarting", "WaitingForEngine"}
+_WAITS = {
+    "ResolvingSource",
+    "Building",
+    "Pending",
+    "Unschedulable",
+    "PodsStarting",
+    "WaitingForEngine",
+    "WaitingForTurn",
+}
 
 
 def summary(engine: Fact, available: Fact, routed: Fact, behind: Fact | None) -> list[Fact]:

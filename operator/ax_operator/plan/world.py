@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ax_engines.contract import Progress
-from ax_engines.hardware import Gpu, Pool, Toolchain
+from ax_engines.hardware import Gpu, Toolchain
 from ax_engines.models import CatalogueEntry
 from ax_operator.api import names
 from ax_operator.api.axhostedapi import AXHostedAPISpec
+from ax_operator.plan.machines import Machines
 from ax_operator.plan.scaling import Load, Memory
 
 Json = dict[str, Any]
@@ -73,7 +74,7 @@ class World:
     settings: Settings
     catalogue: Mapping[str, CatalogueEntry]
     gpus: tuple[Gpu, ...] = ()
-    pools: tuple[Pool, ...] = ()
+    machines: Machines = field(default_factory=Machines)
     hosted: Mapping[str, AXHostedAPISpec] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     """Bare served name -> `<namespace>/<name>` of the model that holds it."""
@@ -92,6 +93,11 @@ class Seen:
     """The Secret that the source names, as its metadata says; None when it names none."""
     models: tuple[tuple[Json, Seen], ...] = ()
     """For a namespace's store: its AXModels and what is seen of each."""
+    takers: tuple[Json, ...] = ()
+    """Pods that hold GPUs, anybody's; given where a pod found no node, for the message that says what is free."""
+    rivals: tuple[tuple[Json, Seen], ...] = ()
+    """For a model that the chart's change makes roll: those before it in the queue (`turns`), and what is seen of
+    each."""
 
     def all(self, kind: str, component: str | None = None) -> list[Json]:
         """Return the objects of a kind (and of a component), by name."""

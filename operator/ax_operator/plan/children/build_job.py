@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from ax_engines import contract
+from ax_engines.hardware import Pool
 from ax_operator.api import names
 from ax_operator.plan.children import pod
 from ax_operator.plan.children.serving import tolerations_for
+from ax_operator.plan.machines import Reach
 from ax_operator.plan.world import Json, Settings, World, owner
 
 _GPU_PHASES = ("quantize", "compile")
+_HOST_MIB = 4096
+"""Host memory of a build's programs beside the model: libraries, CUDA's context."""
 
 
-def build_objects(engine: Json, spec: contract.ArtifactSpec, world: World) -> list[Json]:
+def build_objects(engine: Json, spec: contract.ArtifactSpec, reach: Reach, world: World) -> list[Json]:
     """Return the build Job of an AXEngine, its account, and the policy that lets only the operator ask for progress.
 
     Only the container that fetches sees the source, its Secret and the network's proxy; only the phases that need
     GPUs ask for them, on a node whose GPUs are those that will serve.
+
+    reach: where the model's pods may run that wants the engine; a build on GPUs runs there too.
     """
     settings, namespace, name = world.settings, engine["metadata"]["namespace"], engine["metadata"]["name"]
+    pool = _pool(spec, reach, world)
     task = contract.BuildTask(engine=name, spec=spec).to_json()
     network = spec.source.pvc is None
     volumes, source_mounts = pod.task_volumes(settings, spec.source, network=network)
@@ -38,7 +45,7 @@ def build_objects(engine: Json, spec: contract.ArtifactSpec, world: World) -> li
             task,
             image=_image(spec, world) if heavy else None,
             mounts=mounts,
-            resources=_gpu_resources(spec) if heavy and spec.gpus else None,
+            resources=_gpu_resources(spec, pool) if heavy and spec.gpus else None,
             network=network and phase.name == "fetch",
         )
         container["ports"] = [{"name": "progress", "containerPort": contract.PROGRESS_PORT, "protocol": "TCP"}]
@@ -48,7 +55,7 @@ def build_objects(engine: Json, spec: contract.ArtifactSpec, world: World) -> li
     pod_spec["volumes"] = volumes
     if affinity := pod.store_affinity(settings):
         pod_spec["affinity"] = affinity
-    _place(pod_spec, spec, world)
+    _place(pod_spec, spec, reach, pool)
     extra, owners = {names.ENGINE: name}, [owner(engine)]
     metadata = pod.meta(name, namespace, names.COMPONENT_BUILD, extra=extra, owners=owners)
     return [
@@ -62,21 +69,33 @@ def _image(spec: contract.ArtifactSpec, world: World) -> str | None:
     return next((t.image for t in world.settings.toolchains if t.name == spec.toolchain), None)
 
 
-def _gpu_resources(spec: contract.ArtifactSpec) -> Json:
-    gpus = {names.GPU_RESOURCE: str(spec.gpus)}
-    return {"requests": {"cpu": "4", "memory": "32Gi", **gpus}, "limits": dict(gpus)}
+def _pool(spec: contract.ArtifactSpec, reach: Reach, world: World) -> Pool | None:
+    if not spec.gpus:
+        return None
+    return next((p for p in world.machines.pools(reach) if p.gpu_product == spec.gpu_product), None)
 
 
-def _place(pod_spec: Json, spec: contract.ArtifactSpec, world: World) -> None:
+def _gpu_resources(spec: contract.ArtifactSpec, pool: Pool | None) -> Json:
+    """Return what quantize and compile ask for: all ranks' GPUs, and memory for the whole model beside libraries."""
+    resource = pool.resource if pool and pool.resource else names.GPU_RESOURCE
+    gpus = {resource: str(spec.gpus)}
+    memory = f"{_HOST_MIB + spec.bytes * 6 // 5 // 2**20}Mi"
+    return {"requests": {"cpu": "500m", "memory": memory, **gpus}, "limits": dict(gpus)}
+
+
+def _place(pod_spec: Json, spec: contract.ArtifactSpec, reach: Reach, pool: Pool | None) -> None:
     """Put a build that needs GPUs onto a node of the pool that will serve; others go where there is room."""
     if not spec.gpus:
         return
-    pool = next((p for p in world.pools if p.gpu_product == spec.gpu_product), None)
-    if pool:
-        pod_spec["nodeSelector"] = dict(pool.node_selector)
-        pod_spec["tolerations"] = tolerations_for(pool)
-    elif spec.gpu_product:
-        pod_spec["nodeSelector"] = {names.GPU_PRODUCT: spec.gpu_product}
+    selector = {**dict(reach.node_selector), **dict(pool.node_selector if pool else ())}
+    if not pool and spec.gpu_product:
+        selector[names.GPU_PRODUCT] = spec.gpu_product
+    if selector:
+        pod_spec["nodeSelector"] = selector
+    if tolerations := reach.manifests() + tolerations_for(pool):
+        pod_spec["tolerations"] = tolerations
+    if reach.runtime_class:
+        pod_spec["runtimeClassName"] = reach.runtime_class
 
 
 def _progress_policy(engine: Json, settings: Settings) -> Json:

@@ -13,7 +13,10 @@ from ax_engines.hardware import Pool
 from ax_engines.recipe import Recipe
 from ax_operator.api import names
 from ax_operator.api.axmodel import AXModelSpec, Placement
+from ax_operator.plan.accept import Accepted
 from ax_operator.plan.children import pod
+from ax_operator.plan.machines import Reach
+from ax_operator.plan.marks import marks
 from ax_operator.plan.world import Json, Settings, World, labels, owner
 
 GRACE_SECONDS = 30
@@ -51,7 +54,7 @@ def pod_template(model: Json, spec: AXModelSpec, recipe: Recipe, options: str, e
     """Return the pod template of a serving revision; the revision is its hash."""
     settings = world.settings
     toolchain = next(t for t in settings.toolchains if t.name == recipe.toolchain)
-    pool = next((p for p in world.pools if p.name == recipe.pool), None)
+    pool = next((p for p in world.machines.pools(Reach.of(spec.placement)) if p.name == recipe.pool), None)
     overrides = spec.placement.pod
     metadata: Json = {
         "labels": {
@@ -187,11 +190,21 @@ def tolerations_for(pool: Pool | None) -> list[Json]:
     ]
 
 
-def deployment(model: Json, engine: str, template: Json, replicas: int) -> Json:
+def wanted_deployment(
+    model: Json, accepted: Accepted, recipe: Recipe, engine: str, replicas: int, world: World
+) -> Json:
+    """Return the Deployment that a recipe asks for, with the labels that say why it was made."""
+    spec = accepted.spec
+    options = serving_options(model, spec, recipe, engine, accepted.tool_parser)
+    template = pod_template(model, spec, recipe, options, engine, world)
+    return deployment(model, engine, template, replicas, marks(spec, world.settings, recipe.toolchain))
+
+
+def deployment(model: Json, engine: str, template: Json, replicas: int, why: Mapping[str, str]) -> Json:
     """Return the Deployment of one serving revision; its name and labels carry the revision."""
     namespace, name = model["metadata"]["namespace"], model["metadata"]["name"]
     revision = contract.short_hash(template, 8)
-    extra = {names.MODEL: name, names.ENGINE: engine, names.REVISION: revision}
+    extra = {names.MODEL: name, names.ENGINE: engine, names.REVISION: revision, **why}
     match = {**selector(model), names.REVISION: revision}
     labelled = {
         **template,
