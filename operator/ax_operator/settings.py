@@ -24,6 +24,8 @@ class ProcessSettings(Setting):
     """Port of /metrics, /healthz and /readyz; 0 takes a free one of the loopback address."""
     resync_seconds: Annotated[float, Field(ge=1)] = 300.0
     """Between two complete lists, which find what the watches have missed."""
+    first_resync_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """From the start to the first of them: what was deleted between our list and the watches' has no event."""
     watch_lag_seconds: Annotated[float, Field(gt=0)] = 30.0
     """A change that a complete list has found and its watch has not told after this long: the watch is dead."""
     signals_seconds: Annotated[float, Field(gt=0, le=60)] = 2.0

@@ -89,7 +89,9 @@ class House:
             self.cluster.put(node())
 
     def _operator(self) -> Operator:
-        process = ProcessSettings(grace_seconds=5, resync_seconds=1e6, workers=4, watch_lag_seconds=0.01)
+        process = ProcessSettings(
+            grace_seconds=5, resync_seconds=1e6, first_resync_seconds=1e6, workers=4, watch_lag_seconds=0.01
+        )
         return Operator(
             self.cluster,
             Fixed(self.settings, CATALOGUE),

@@ -35,8 +35,6 @@ SETTLE_SECONDS = 1.0
 """Nodes and hosted APIs change in bursts; all models are looked at once, this long after the first change."""
 LISTING_SECONDS = 2.0
 """Between two attempts to list a kind at the start, while its CRD is not installed or the server is away."""
-FIRST_RESYNC = 5.0
-"""From the start to the first complete list: what was deleted between our list and the watches' has no event."""
 
 
 class ListingCluster(Cluster, Protocol):
@@ -184,7 +182,7 @@ class Operator:
 
     async def _resyncs(self) -> None:
         """List everything now and then, and look at every model again, spread over the time until the next."""
-        await asyncio.sleep(min(FIRST_RESYNC, self._process.resync_seconds))
+        await asyncio.sleep(self._process.first_resync_seconds)
         for kind in WATCHED:
             await self.resync(kind, starting=True)
         while True:
