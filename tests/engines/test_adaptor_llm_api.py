@@ -226,6 +226,11 @@ def test_token_ids_go_to_the_library_as_they_are(engine: LlmApiEngine) -> None:
     assert answers.text == "ids"
 
 
+def test_a_plain_text_begins_as_the_tokenizer_begins_texts(engine: LlmApiEngine) -> None:
+    plain = ask(engine, "say:ids").last().usage.prompt_tokens
+    assert ask(engine, "say:ids", special=True).last().usage.prompt_tokens == plain + 1
+
+
 @pytest.mark.parametrize(
     ("sampling", "fields"),
     [

@@ -22,6 +22,7 @@ from typing import Any
 
 from ax_engines.contract import ServingOptions
 from ax_engines.triton.adaptor import EngineStats, OnAnswer
+from ax_engines.triton.engines.choice import refuse_fields, refuse_size
 from ax_engines.wire import Chunk, EngineError, Finish, GenerateRequest, Sampling, Usage
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class LlamaCppEngine:
             given = request.token_ids
             tokens = self.tokenize(request.prompt or "", request.special) if given is None else list(given)
             room = self._context - len(tokens)
-            refusal = unsupported(request) or refuse(len(tokens), room, request.sampling.max_tokens, self._context)
+            refusal = unsupported(request) or refuse_size(len(tokens), request.sampling.max_tokens, self._context)
             if refusal:
                 answers.end(refusal)
                 return
@@ -233,23 +234,7 @@ def unsupported(request: GenerateRequest) -> EngineError | None:
         "include_stop_str_in_output": sampling.include_stop,
         "image_url": request.images,
     }
-    name = next((name for name, value in asked.items() if value), None)
-    return (name and EngineError(400, f"llama.cpp does not know '{name}'; leave it out.", "unsupported")) or None
-
-
-def refuse(prompt_tokens: int, room: int, max_tokens: int, context: int) -> EngineError | None:
-    """Return the 400 for a request that cannot fit into the context, else None."""
-    if prompt_tokens and room >= max(1, max_tokens):
-        return None
-    if not prompt_tokens:
-        return EngineError(400, "The prompt is empty.", "invalid_prompt")
-    asked = f" and {max_tokens} were asked for the answer" if room >= 1 else ""
-    return EngineError(
-        400,
-        f"This model's context is {context} tokens; the prompt has {prompt_tokens}{asked}. "
-        "Shorten the messages or lower max_tokens.",
-        "context_length_exceeded",
-    )
+    return refuse_fields("llama.cpp", asked)
 
 
 def request_body(tokens: list[int], room: int, sampling: Sampling, index: int) -> dict[str, Any]:

@@ -177,7 +177,9 @@ class LlmApiEngine:
             return refusal
         tokens = list(request.token_ids or ())
         if request.token_ids is None:
-            tokens = await self._loop.run_in_executor(self._tokenizing, self._tokenize, request.prompt or "")
+            tokens = await self._loop.run_in_executor(
+                self._tokenizing, self._tokenize, request.prompt or "", request.special
+            )
         if refusal := refuse_size(len(tokens), sampling.max_tokens, self._context):
             return refusal
         generation.choice.prompt_tokens = len(tokens)
@@ -239,9 +241,9 @@ class LlmApiEngine:
 
     # --- the library's objects ---
 
-    def _tokenize(self, text: str) -> list[int]:
-        """Return the text's tokens; special tokens are recognized and none is added."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+    def _tokenize(self, text: str, special: bool = False) -> list[int]:
+        """Return the text's tokens; those of special tokens are recognized, and added only with `special`."""
+        return list(self._tokenizer.encode(text, add_special_tokens=special))
 
     def _sampling(self, given: dict[str, Any], request: GenerateRequest) -> Any:
         """Return the library's object for a request's sampling."""

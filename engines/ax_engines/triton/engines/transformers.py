@@ -141,7 +141,8 @@ class TransformersEngine:
         if request.images:
             inputs = self._look(request)
         else:
-            tokens = self._tokenize(request.prompt or "") if request.token_ids is None else list(request.token_ids)
+            given = request.token_ids
+            tokens = self._tokenize(request.prompt or "", request.special) if given is None else list(given)
             if refusal := refuse_size(len(tokens), sampling.max_tokens, self._context):
                 return refusal
             inputs = tensors_of(tokens)
@@ -161,16 +162,16 @@ class TransformersEngine:
         with self._tokenizing:
             try:
                 inputs: Mapping[str, Any] = self._processor(
-                    text=[request.prompt], images=pictures, return_tensors="pt", add_special_tokens=False
+                    text=[request.prompt], images=pictures, return_tensors="pt", add_special_tokens=request.special
                 )
             except (ValueError, IndexError, TypeError, KeyError) as error:
                 raise ValueError(f"the images do not fit the prompt ({one_line(error)})") from error
         return inputs
 
-    def _tokenize(self, text: str) -> list[int]:
-        """Return the text's tokens; special tokens are recognized and none is added."""
+    def _tokenize(self, text: str, special: bool = False) -> list[int]:
+        """Return the text's tokens; those of special tokens are recognized, and added only with `special`."""
         with self._tokenizing:
-            return list(self._tokenizer.encode(text, add_special_tokens=False))
+            return list(self._tokenizer.encode(text, add_special_tokens=special))
 
     # --- the model's thread ---
 
