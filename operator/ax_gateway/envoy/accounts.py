@@ -80,7 +80,6 @@ def loggers(to_stdout: bool) -> list[Resource]:
         _stats([_counter("requests", ways, "1")], []),
         _stats(
             [
-                _counter("prompt_tokens", tags, PROMPT),
                 _counter("completion_tokens", tags, COMPLETION),
                 _counter("served", served, "1"),
                 _counter("served_ms", served, "%DURATION%"),
@@ -88,6 +87,7 @@ def loggers(to_stdout: bool) -> list[Resource]:
             [],
         )
         | {"filter": _metadata("completion", 0)},
+        _stats([_counter("prompt_tokens", tags, PROMPT)], []) | {"filter": _metadata("prompt", 0)},
         _stats([], [_histogram("time_to_first_byte", served, "%RESPONSE_DURATION%", "Milliseconds")])
         | {"filter": {"and_filter": {"filters": [_status_below(400), _metadata("completion", 0)]}}},
         _stats([], [_histogram("time_between_tokens", served, ITL, "Microseconds")])

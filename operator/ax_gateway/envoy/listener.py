@@ -136,7 +136,8 @@ def _connection_manager(front: Front) -> Resource:
             # counts is found after the filters have been chosen.)
             extension(NEEDS_FILTER, f"{FILTERS}.lua.v3.Lua", source_codes={"needs": {"inline_string": NEEDS}}),
             *(accounts.filters() if front.accounts else []),
-            extension("envoy.filters.http.router", f"{FILTERS}.router.v3.Router"),
+            # Without Envoy's own headers: one of them would tell replicas to end an answer when its first byte is due.
+            extension("envoy.filters.http.router", f"{FILTERS}.router.v3.Router", suppress_envoy_headers=True),
         ],
     }
 
