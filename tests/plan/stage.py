@@ -17,6 +17,7 @@ from ax_operator.api import names
 from ax_operator.api.conditions import timestamp
 from ax_operator.plan.diff import satisfied
 from ax_operator.plan.machines import Machines
+from ax_operator.plan.marks import due, queue_of
 from ax_operator.plan.model import plan_model
 from ax_operator.plan.scaling import Load
 from ax_operator.plan.store import plan_store
@@ -85,10 +86,11 @@ class Stage:
         self.memories: dict[str, Any] = {}
         self.progress: dict[str, contract.Progress] = {}
         self.secret: Any = None
+        self.takers: tuple[Json, ...] = ()
         self._uid = 0
 
     # --- looking ---
-    def seen(self, name: str) -> Seen:
+    def seen(self, name: str, *, rivals: bool = True) -> Seen:
         """Return what the model `name` sees: its own objects, and the AXEngines."""
         own = [o for o in self.objects.values() if labels(o).get(names.MODEL) == name or o["kind"] == "AXEngine"]
         return Seen(
@@ -96,13 +98,25 @@ class Stage:
             load=self.loads.get(name),
             progress=self.progress,
             secret=self.secret,
+            takers=self.takers,
+            rivals=self.rivals(name) if rivals else (),
             **({"memory": self.memories[name]} if name in self.memories else {}),
+        )
+
+    def rivals(self, name: str) -> tuple[tuple[Json, Seen], ...]:
+        """Return the models that the chart makes roll before this one."""
+        found = [d for d in self.all("Deployment") if due(d, self.world.settings)]
+        queues = {queue_of(d) for d in found if labels(d)[names.MODEL] == name}
+        before = {labels(d)[names.MODEL] for d in found if queue_of(d) in queues}
+        return tuple(
+            (self.models[n], self.seen(n, rivals=False)) for n in sorted(before & set(self.models)) if n < name
         )
 
     def store_seen(self) -> Seen:
         """Return what the store's plan sees: everything, and each model's own view."""
         pairs = tuple((m, self.seen(n)) for n, m in sorted(self.models.items()))
-        return Seen(objects=tuple(copy.deepcopy(list(self.objects.values()))), models=pairs, progress=self.progress)
+        objects = tuple(copy.deepcopy(list(self.objects.values())))
+        return Seen(objects=objects, models=pairs, progress=self.progress, takers=self.takers)
 
     def get(self, kind: str, name: str) -> Json:
         """Return an object, or fail with what is there."""
@@ -208,9 +222,9 @@ class Stage:
         assert len(jobs) == 1, (component, self.names("Job"))
         return jobs[0]
 
-    def finish(self, component: str, result: contract.TaskResult) -> None:
-        """End every running Job of a component with a result."""
-        jobs = self.jobs(component)
+    def finish(self, component: str, result: contract.TaskResult, *, of: str = "") -> None:
+        """End every running Job of a component with a result, or only those whose name contains `of`."""
+        jobs = [j for j in self.jobs(component) if of in j["metadata"]["name"]]
         assert jobs, (component, self.names("Job"))
         for job in jobs:
             last = job["spec"]["template"]["spec"]["containers"][-1]["name"]
@@ -254,6 +268,17 @@ class Stage:
         pod["metadata"]["labels"] = dict(newest["spec"]["template"]["metadata"]["labels"])
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why}
         pod["status"]["conditions"] = [condition]
+
+    def lost(self, name: str, why: str, component: str = "serving") -> Json:
+        """Give a Deployment or Job a pod of its template that no node takes."""
+        kind = "Deployment" if component == "serving" else "Job"
+        parent = self.get(kind, name)
+        pod = self._pod(parent, "Pending", [])
+        template = parent["spec"]["template"]
+        pod["metadata"]["labels"] = dict(template["metadata"]["labels"])
+        pod["spec"] = copy.deepcopy(template["spec"])
+        pod["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "message": why}]
+        return pod
 
     def _pod(self, parent: Json, phase: str, statuses: list[Json]) -> Json:
         self._uid += 1

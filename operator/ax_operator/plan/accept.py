@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ax_engines.contract import Calibration, HuggingFaceSource, Source
 from ax_engines.models import CatalogueEntry
 from ax_engines.recipe import Wishes
+from ax_engines.recipe.quantities import canonical
 from ax_operator.api.axmodel import AXModelSpec, Engine
 from ax_operator.api.conditions import ACCEPTED, Fact
 from ax_operator.plan.machines import Reach
@@ -44,7 +45,7 @@ class Accepted:
     def wishes(self) -> Wishes:
         """Return what the user asks of the recipe."""
         engine = self.spec.engine or Engine()
-        limits, given = engine.limits, engine.calibration
+        limits, given, pod = engine.limits, engine.calibration, self.spec.placement.pod
         calibration = Calibration(claim_name=given.pvc, path=given.path) if given else None
         return Wishes(
             backend=engine.backend,
@@ -61,8 +62,8 @@ class Accepted:
             free_memory_fraction=engine.kv_cache.free_memory_fraction,
             gpu=self.spec.placement.gpu,
             trust_remote_code=self.trust_remote_code,
-            cpu=self.spec.placement.pod.cpu,
-            memory=self.spec.placement.pod.memory,
+            cpu=pod.cpu and canonical(pod.cpu),
+            memory=pod.memory and canonical(pod.memory),
         )
 
 

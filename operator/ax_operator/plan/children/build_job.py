@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ax_engines import contract
 from ax_engines.hardware import Pool
+from ax_engines.recipe.quantities import mebibytes
 from ax_operator.api import names
 from ax_operator.plan.children import pod
 from ax_operator.plan.children.serving import tolerations_for
@@ -79,7 +80,7 @@ def _gpu_resources(spec: contract.ArtifactSpec, pool: Pool | None) -> Json:
     """Return what quantize and compile ask for: all ranks' GPUs, and memory for the whole model beside libraries."""
     resource = pool.resource if pool and pool.resource else names.GPU_RESOURCE
     gpus = {resource: str(spec.gpus)}
-    memory = f"{_HOST_MIB + spec.bytes * 6 // 5 // 2**20}Mi"
+    memory = mebibytes(_HOST_MIB + spec.bytes * 6 // 5 // 2**20)
     return {"requests": {"cpu": "500m", "memory": memory, **gpus}, "limits": dict(gpus)}
 
 
