@@ -11,7 +11,7 @@ from PIL import Image
 
 from ax_engines.triton.adaptor import Answer
 from ax_engines.triton.engines.choice import Choice, refuse_size
-from ax_engines.triton.engines.pictures import decode
+from ax_engines.triton.engines.pictures import decode, decode_all
 from ax_engines.triton.engines.text import PATIENCE, Text
 from ax_engines.wire import Chunk, Sampling
 from tests.engines.pictures import data_url, encoded, picture
@@ -118,3 +118,9 @@ def test_pictures_are_upright_and_opaque() -> None:
 def test_what_is_no_picture_within_bounds_is_refused(url: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         decode(url)
+
+
+def test_the_pictures_of_a_request_are_bounded_together() -> None:
+    assert [one.size for one in decode_all([picture(3, 4), picture(5, 6)])] == [(3, 4), (5, 6)]
+    with pytest.raises(ValueError, match="more than 100000000 pixels together"):
+        decode_all([picture(6000, 6000, mode="1", colour=0)] * 3)

@@ -7,6 +7,7 @@ The packages are installed once per lock file, the models made once per version 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from ax_engines.build.model_config import from_config_json
 from ax_engines.contract import ChatFacts, Manifest
@@ -283,6 +285,9 @@ def test_a_large_picture_costs_what_the_processor_makes_of_it(pods: dict[str, Po
     assert small == none + 3
     assert none + 3 < large <= none + 2 + 12
     assert cost(picture(28, 28, "WEBP"), picture(28, 28)) == none + 6
+    noise = io.BytesIO()
+    Image.frombytes("RGB", (1600, 1600), os.urandom(1600 * 1600 * 3)).save(noise, "PNG", compress_level=0)
+    assert cost(*[data_url(noise.getvalue())] * 3) > none + 30
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,9 @@ def test_too_many_bytes_and_too_many_images_are_refused() -> None:
     assert "an image may have 8 MiB" in refused([image_part(f"data:image/png;base64,{large}")])[1]
     param, message = refused([image_part(picture())] * (images.MAX_IMAGES + 1))
     assert (param, "16 images" in message) == ("messages[0].content[16]", True)
+    wide = image_part(data_url(png_of(10_000, 4_000)))
+    param, message = refused([wide] * 3)
+    assert (param, "100 million pixels" in message) == ("messages[0].content[2]", True)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ax_engines.openai.content import invalid, read_content, text_of
+from ax_engines.openai.content import Images, invalid, read_content, text_of
 from ax_engines.openai.errors import ApiError
 from ax_engines.openai.model import ServedModel, guided
 from ax_engines.openai.schema import ChatBody, Message, NamedTool
@@ -32,7 +32,7 @@ def chat_request(
 ) -> tuple[GenerateRequest, ToolPlan]:
     """Return the engine's request; raises ApiError 400 naming the field."""
     plan, form = plan_tools(body)
-    images: list[str] = []
+    images = Images()
     messages = [template_message(message, at, model, images) for at, message in enumerate(body.messages)]
     prompt = render(body, model, messages)
     if body.top_logprobs is not None and not body.logprobs:
@@ -43,7 +43,7 @@ def chat_request(
         request_id,
         sampling,
         prompt=prompt,
-        images=tuple(images),
+        images=tuple(images.urls),
         guided=form if form is not None else guided(body),
         deadline=deadline,
         n=body.n or 1,
@@ -98,8 +98,8 @@ def plan_tools(body: ChatBody) -> tuple[ToolPlan, dict[str, Any] | None]:
     return ToolPlan(parse=True, required=True), {"json": calls[0] if len(calls) == 1 else {"anyOf": calls}}
 
 
-def template_message(message: Message, at: int, model: ServedModel, images: list[str]) -> dict[str, Any]:
-    """Return a message as templates expect it; its images' data URLs are appended to `images`."""
+def template_message(message: Message, at: int, model: ServedModel, images: Images) -> dict[str, Any]:
+    """Return a message as templates expect it; its images are added to `images`."""
     given = message.model_dump(exclude_none=True)
     given["content"] = read_content(message.content, at, model, images)
     if message.role == "developer":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from ax_engines.openai.errors import ApiError
-from ax_engines.openai.images import MAX_IMAGES, check_image
+from ax_engines.openai.images import MAX_IMAGES, MAX_REQUEST_PIXELS, check_image
 from ax_engines.openai.model import ServedModel
 from ax_engines.openai.template import ChatTemplate
 
@@ -14,8 +15,27 @@ OTHER_SENSES = ("image_url", "input_audio", "video_url", "file")
 PROBE = "ax-probe"
 
 
-def read_content(content: Content | None, at: int, model: ServedModel, images: list[str]) -> Content:
-    """Return the content of message `at` for the template and append its images' data URLs to `images`.
+@dataclass(slots=True)
+class Images:
+    """The images of a request, in order."""
+
+    urls: list[str] = field(default_factory=list)
+    pixels: int = 0
+
+    def add(self, address: object, where: str) -> None:
+        """Take one more; raises ApiError 400 naming the field."""
+        url, pixels = check_image(address, f"{where}.image_url.url")
+        self.urls.append(url)
+        self.pixels += pixels
+        if len(self.urls) > MAX_IMAGES:
+            raise invalid(where, f"a request may have {MAX_IMAGES} images")
+        if self.pixels > MAX_REQUEST_PIXELS:
+            limit = MAX_REQUEST_PIXELS // 1_000_000
+            raise invalid(where, f"the images of a request may have {limit} million pixels; send smaller or fewer ones")
+
+
+def read_content(content: Content | None, at: int, model: ServedModel, images: Images) -> Content:
+    """Return the content of message `at` for the template and add its images to `images`.
 
     Text is one string, unless the template wants parts; with images it is parts in the order in which they were sent,
     so that the template knows where the images stand. Raises ApiError 400 for what the model cannot read.
@@ -29,10 +49,8 @@ def read_content(content: Content | None, at: int, model: ServedModel, images: l
         where = f"messages[{at}].content[{n}]"
         kind = part.get("type")
         if kind == "image_url" and model.sees:
-            images.append(check_image(image_address(part), f"{where}.image_url.url"))
+            images.add(image_address(part), where)
             parts.append({"type": "image"})
-            if len(images) > MAX_IMAGES:
-                raise invalid(where, f"a request may have {MAX_IMAGES} images")
             continue
         if kind in OTHER_SENSES:
             senses = "text and images" if model.sees else "text"

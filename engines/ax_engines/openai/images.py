@@ -15,6 +15,8 @@ from ax_engines.openai.errors import ApiError
 MAX_IMAGES = 16
 MAX_IMAGE_BYTES = 8 * 1024**2
 MAX_PIXELS = 40_000_000
+MAX_REQUEST_PIXELS = 100_000_000
+"""Of all images of a request together: decoded, they are in memory at once."""
 MAX_SIDE = 16_384
 DATA_URL = re.compile(r"data:image/(png|jpeg|webp);base64,", re.IGNORECASE)
 JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -23,8 +25,8 @@ JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 """JPEG's markers without a segment."""
 
 
-def check_image(url: object, where: str) -> str:
-    """Return an image's data URL; raises ApiError 400 naming the field and what to change."""
+def check_image(url: object, where: str) -> tuple[str, int]:
+    """Return an image's data URL and its pixels; raises ApiError 400 naming the field and what to change."""
     if not isinstance(url, str):
         raise refused(where, "expected a data URL")
     head = DATA_URL.match(url)
@@ -48,7 +50,7 @@ def check_image(url: object, where: str) -> str:
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE and width * height <= MAX_PIXELS):
         limit = f"{MAX_SIDE} pixels a side and {MAX_PIXELS // 1_000_000} million pixels"
         raise refused(where, f"the image has {width}x{height} pixels; the limit is {limit}")
-    return url
+    return url, width * height
 
 
 def image_size(data: bytes) -> tuple[int, int] | None:

@@ -8,11 +8,24 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import Any
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 40_000_000
+MAX_REQUEST_PIXELS = 100_000_000
 MAX_BYTES = 8 * 1024**2
+
+
+def decode_all(urls: Sequence[str]) -> list[Any]:
+    """Return a request's pictures; raises ValueError with what is wrong."""
+    pictures, pixels = [], 0
+    for url in urls:
+        pictures.append(decode(url))
+        pixels += pictures[-1].width * pictures[-1].height
+        if pixels > MAX_REQUEST_PIXELS:
+            raise ValueError(f"the images have more than {MAX_REQUEST_PIXELS} pixels together")
+    return pictures
 
 
 def decode(url: str) -> Any:

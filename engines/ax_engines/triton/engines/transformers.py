@@ -21,7 +21,7 @@ from ax_engines.triton.adaptor import EngineStats, OnAnswer
 from ax_engines.triton.engines.checkpoint import load_checkpoint, tensors_of
 from ax_engines.triton.engines.choice import Choice, refuse_fields, refuse_size, token_logprob
 from ax_engines.triton.engines.ending import end_process, one_line
-from ax_engines.triton.engines.pictures import decode
+from ax_engines.triton.engines.pictures import decode_all
 from ax_engines.triton.engines.text import Text
 from ax_engines.wire import EngineError, GenerateRequest
 
@@ -158,7 +158,7 @@ class TransformersEngine:
 
     def _look(self, request: GenerateRequest) -> Mapping[str, Any]:
         """Return the tensors of a prompt with images, resized and counted as the model's processor does."""
-        pictures = [decode(url) for url in request.images]
+        pictures = decode_all(request.images)
         with self._tokenizing:
             try:
                 inputs: Mapping[str, Any] = self._processor(
