@@ -61,10 +61,18 @@ class NoSignals:
     def __init__(self) -> None:
         self.loads: dict[Key, Measured] = {}
         self.told: dict[str, dict[str, Progress]] = {}
+        self.requests: dict[Key, dict[str, float]] = {}
+        self.shut: frozenset[str] = frozenset()
         self.foreign = Occupancy(FakeCluster(), Cache())
 
     def measured(self, key: Key) -> Measured | None:
         return self.loads.get(key)
+
+    def busy(self, key: Key) -> Mapping[str, float]:
+        return self.requests.get(key, {})
+
+    def closed(self) -> frozenset[str]:
+        return self.shut
 
     def progress(self, namespace: str) -> Mapping[str, Progress]:
         return self.told.get(namespace, {})

@@ -319,3 +319,14 @@ def test_families_are_told_apart_by_their_whole_name():
         b'# TYPE x gauge\nax_requests_running{m="a{b} c"} 2\nax_requests_running 1 1700000\nax_requests_running_x 9\n'
     )
     assert sums(text, (wire.METRIC_RUNNING,)) == {wire.METRIC_RUNNING: 3}
+
+
+def test_a_hosted_api_is_closed_if_a_gateway_says_so():
+    rig = Rig(Questions(Ports()))
+    one, two = GatewayMeasure(0), GatewayMeasure(0)
+    rig.signals._gateways = {"127.0.0.1": one, "127.0.0.2": two}
+    assert rig.signals.closed() == frozenset()
+    states = {"a": {"spent": 12.5}, "b": {"spent": 3.0, "closed": "its budget is spent"}}
+    one.answered(GatewayLoad.model_validate({"version": 1, "hosted": states}), 1)
+    two.answered(GatewayLoad.model_validate({"version": 1}), 1)
+    assert rig.signals.closed() == {"b"}

@@ -42,10 +42,25 @@ class ArtifactStatus(Spec):
     chat: ChatFacts | None = None
 
 
+class PodStart(Spec):
+    """How long one pod took from its node to its first answer, in seconds."""
+
+    pod: Annotated[str, Field(max_length=253)]
+    scheduled: str
+    """When it got its node: waiting for a GPU says nothing about the engine."""
+    image_seconds: float
+    """Until its image was there and Triton ran."""
+    ready_seconds: float
+    """Until it answered: image, load and warm-up."""
+
+
 class ColdStart(Spec):
-    """Seconds that pods of this engine needed, slowest of the last ones."""
+    """What pods of this engine needed until they answered."""
 
     ready_seconds: float | None = None
+    """Of the slowest of `last`; the autoscaler counts on it."""
+    last: Annotated[tuple[PodStart, ...], Field(max_length=5)] = ()
+    """The pods that got a node last."""
 
 
 class AXEngineStatus(Spec):

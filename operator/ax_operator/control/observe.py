@@ -7,7 +7,7 @@ models would be quadratic.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -55,6 +55,8 @@ class Signals(Protocol):
     @property
     def foreign(self) -> Foreign: ...
     def measured(self, key: Key) -> Measured | None: ...
+    def busy(self, key: Key) -> Mapping[str, float]: ...
+    def closed(self) -> frozenset[str]: ...
     def progress(self, namespace: str) -> Mapping[str, Progress]: ...
     def forget(self, key: Key) -> None: ...
     async def first(self) -> None: ...
@@ -105,6 +107,9 @@ class Observer:
                 hosted=dict(self._hosted()),
                 names=self._holders(),
             )
+        closed = self._signals.closed()
+        if closed != self._world.closed:
+            self._world = replace(self._world, closed=closed)
         return self._world
 
     def model(self, key: Key, secret: Any = None, *, rivals: bool = True) -> Seen:
@@ -159,7 +164,7 @@ class Observer:
         if measured is None:
             return None
         deployments = [o for o in mine if o["kind"] == DEPLOYMENT.kind]
-        asked = sum(int((d.get("spec") or {}).get("replicas") or 0) for d in deployments)
+        asked = self._asked(key, deployments)
         ready = sum(int((d.get("status") or {}).get("readyReplicas") or 0) for d in deployments)
         return Load(
             running=measured.running,
@@ -175,6 +180,13 @@ class Observer:
             free_gpus=self._devices.free(key),
             requests=measured.requests,
         )
+
+    def _asked(self, key: Key, deployments: Iterable[Manifest]) -> int:
+        """Replicas that were asked for; while a revision rolls, the other's are no further ones."""
+        numbers = [int((d.get("spec") or {}).get("replicas") or 0) for d in deployments]
+        model = self._cache.get(AXMODEL, key.namespace, key.name) or {}
+        in_place = (model.get("spec") or {}).get("rollout") == "InPlace"
+        return sum(numbers) if in_place else max(numbers, default=0)
 
     def _renamed(self, change: Change) -> set[Key]:
         before = self._names

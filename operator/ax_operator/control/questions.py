@@ -50,6 +50,15 @@ class ModelLoad(BaseModel):
     overflowed: int = Field(0, ge=0)
 
 
+class HostedState(BaseModel):
+    """One hosted API at one gateway; more is told than is needed here."""
+
+    model_config = ConfigDict(frozen=True)
+
+    closed: str | None = None
+    """Why it must not be used now: its budget is spent, its key is missing, its name is not resolved."""
+
+
 class GatewayLoad(BaseModel):
     """What a gateway's agent answers."""
 
@@ -57,6 +66,7 @@ class GatewayLoad(BaseModel):
 
     version: int
     complete: bool = True
+    hosted: dict[str, HostedState] = Field(default_factory=dict, max_length=10_000)
     models: dict[str, ModelLoad] = Field(default_factory=dict, max_length=100_000)
 
 

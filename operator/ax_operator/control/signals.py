@@ -96,6 +96,15 @@ class Signals:
         """Return the requests that each of a model's pods has, as last told; a pod that never answered is left out."""
         return {pod.name: pod.requests for pod in self._pods.get(key, {}).values() if pod.at is not None}
 
+    def closed(self) -> frozenset[str]:
+        """Return the hosted APIs that a gateway must not use now: no help in need."""
+        return frozenset(
+            name
+            for each in self._gateways.values()
+            for name, state in (each.load.hosted.items() if each.load else ())
+            if state.closed
+        )
+
     def progress(self, namespace: str) -> Mapping[str, Progress]:
         """Return how far the builds of a namespace are, by AXEngine."""
         return self._progress.get(namespace, {})

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ax_operator.api.names import COMPONENT, COMPONENT_BUILD, COMPONENT_STORE, COMPONENT_SWEEP, ENGINE, MODEL
 from ax_operator.control.cache import Change
-from ax_operator.kinds import AXENGINE, AXHOSTEDAPI, AXMODEL, CONFIGMAP, DEPLOYMENT, NODE
+from ax_operator.kinds import AXENGINE, AXHOSTEDAPI, AXMODEL, CONFIGMAP, DEPLOYMENT, NODE, POD
 
 
 class Key(NamedTuple):
@@ -72,10 +72,22 @@ def _of_ours(change: Change, namespace: str) -> Iterator[Key]:
         labels = each["metadata"].get("labels") or {}
         if MODEL in labels:
             yield model_key(namespace, labels[MODEL])
+            if change.kind == POD and ENGINE in labels and became_ready(change):
+                yield store_key(namespace)  # how long it took belongs to its engine
             if came_or_went and change.kind in (DEPLOYMENT, CONFIGMAP):
                 yield store_key(namespace)
         elif ENGINE in labels or labels.get(COMPONENT) in _STORE_COMPONENTS:
             yield store_key(namespace)
+
+
+def became_ready(change: Change) -> bool:
+    """Whether a pod is ready that was not."""
+    return change.new is not None and _is_ready(change.new) and not (change.old and _is_ready(change.old))
+
+
+def _is_ready(pod: dict[str, Any]) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 def node_changed(change: Change) -> bool:

@@ -22,7 +22,7 @@ from math import ceil, isfinite
 from ax_operator.plan.forecast import History, expected, observed
 from ax_operator.plan.ledger import Outlook, Terms, advanced, opened, renewed, standing
 from ax_operator.plan.offered import Asked, asked_for
-from ax_operator.plan.scaling import Decision, Load, Memory, Policy, known
+from ax_operator.plan.scaling import Decision, Load, Memory, Policy, Rule, known
 from ax_operator.plan.staffing import staffed_replicas
 
 _LONGEST_STEP = 60.0
@@ -66,13 +66,16 @@ def decide(load: Load, policy: Policy, memory: Memory, now: float) -> Decision:
 
     worth = _worth_of_a_replica(load, policy)
     caution, uses = memory.caution, memory.uses
+    rule: Rule
     if worth:
+        rule = "prices"
         terms = Terms(worth, _START_SHARE * lead, policy.slots, most)
         accounts = opened(before, terms) if fresh else memory.accounts
         outlook = Outlook(history.persistence, step / history.seconds if history.seconds > 0 else 1.0)
         accounts, uses = advanced(accounts, uses, asked.busy, step, terms, outlook)
         why = f"a busy replica saves {worth:.2f} times its price"
     else:
+        rule = "target" if policy.target is not None else "waiting"
         terms = Terms(1.0, policy.window, policy.slots, most)
         if memory.age >= policy.window:
             caution = _corrected(caution, asked, history, load, policy, step)
@@ -83,13 +86,15 @@ def decide(load: Load, policy: Policy, memory: Memory, now: float) -> Decision:
     wanted = standing(accounts, before, terms)
 
     if wanted < 1 and asked.here > 0:
-        wanted, why = 1, "requests in flight"
+        wanted, why, rule = 1, "requests in flight", "requests"
     elif asked.here <= 0 and max(current, before) > 0:
-        wanted, why = _when_idle(wanted, why, idle, bool(worth), policy)
+        called, wanted, why = wanted, *_when_idle(wanted, why, idle, bool(worth), policy)
+        rule = rule if wanted == called else "idle"
     wanted = max(policy.min_replicas, min(most, wanted))
     kept = min(most, max(current, before))
     if wanted < kept and (asked.blind or memory.age + step < policy.window):
         wanted, why = kept, "kept, metrics are missing" if asked.blind else "kept for the first window"
+        rule = "blind" if asked.blind else "fresh"
 
     seen = " when last seen" if asked.blind else ""
     replicas, short = wanted, 0.0
@@ -97,6 +102,7 @@ def decide(load: Load, policy: Policy, memory: Memory, now: float) -> Decision:
         room = max(policy.min_replicas, current + max(0, load.free_gpus) // policy.gpus_per_replica)
         if wanted > room:
             replicas, short, why = room, memory.short + step, f"{why}; {wanted} wanted, the pool has room for {room}"
+            rule = "pool"
     return Decision(
         replicas=replicas,
         why=f"{before} -> {replicas}: demand {asked.demand:.1f}{seen} at {policy.slots} per replica; {why}",
@@ -117,6 +123,7 @@ def decide(load: Load, policy: Policy, memory: Memory, now: float) -> Decision:
         ),
         wanted=wanted,
         demand=asked.demand,
+        rule=rule,
         priced=bool(worth),
     )
 

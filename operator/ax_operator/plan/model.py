@@ -14,8 +14,9 @@ from ax_operator.api.conditions import ACCEPTED, ENGINE_READY, Fact, merge
 from ax_operator.plan.accept import Accepted, accept
 from ax_operator.plan.engine import EngineStep, engine_step, first_look, notes_of
 from ax_operator.plan.machines import Reach
+from ax_operator.plan.replicas import last_decisions
 from ax_operator.plan.routing import routed
-from ax_operator.plan.serving import ServingStep, decision_row, serving_step
+from ax_operator.plan.serving import ServingStep, serving_step
 from ax_operator.plan.source import source_step
 from ax_operator.plan.summary import refused, summary
 from ax_operator.plan.turns import AGAIN, turn
@@ -66,7 +67,9 @@ def plan_model(model: Json, seen: Seen, world: World, now: float) -> Plan:
         # The old revision serves: its engine is built, and what the new one does is the business of kstatus.
         built, behind = Fact(ENGINE_READY, "True", "Built", f"AXEngine {serving.serving} serves"), engine.fact
     facts = [yes, built, serving.fact, route, *summary(built, serving.fact, route, behind)]
-    if accepted.spec.scaling.mode == "builtin" and seen.load is not None:
+    scaled = serving.scaled
+    draft.notes += scaled.notes if scaled else ()
+    if scaled and scaled.decision:
         draft.requeue.append(TICK)
     status = _status(model, accepted, engine, recipe, resolved, serving, facts, draft.notes, seen, now)
     return Plan(
@@ -74,7 +77,8 @@ def plan_model(model: Json, seen: Seen, world: World, now: float) -> Plan:
         obsolete=tuple(draft.obsolete),
         status=status,
         requeue_after=min(draft.requeue, default=None),
-        memory=serving.memory,
+        memory=scaled.memory if scaled else seen.memory,
+        decision=scaled.decision if scaled else None,
     )
 
 
@@ -181,18 +185,9 @@ def _status(
     if seen.load:
         load = seen.load
         status["queue"] = {"running": int(load.running), "waiting": int(load.waiting), "held": int(load.held)}
-    if accepted.spec.scaling.mode == "builtin":
-        status["scaling"] = {"lastDecisions": _decisions(before, serving, now)}
+    if accepted.spec.scaling.mode == "builtin" and serving.scaled:
+        status["scaling"] = {"lastDecisions": last_decisions(before, serving.scaled, now)}
     return _checked(status)
-
-
-def _decisions(before: Json, serving: ServingStep, now: float) -> list[Json]:
-    """Return the last five decisions; one that repeats the number of the last one is no news."""
-    rows: list[Json] = list((before.get("scaling") or {}).get("lastDecisions") or ())
-    row = decision_row(serving, now)
-    if row and (not rows or rows[-1]["replicas"] != row["replicas"]):
-        rows.append(row)
-    return rows[-5:]
 
 
 def _selector(model: Json) -> str:

@@ -8,7 +8,7 @@ put right once, here, by the rule that each field states.
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import ceil, isfinite, isnan
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 from ax_operator.plan.forecast import CELLS_PER_LEAD, NO_HISTORY, History
 from ax_operator.plan.ledger import MAX_ACCOUNTS, Accounts
@@ -190,6 +190,11 @@ class Memory:
         )
 
 
+Rule = Literal["prices", "waiting", "target", "requests", "idle", "blind", "fresh", "pool"]
+"""What settled a decision: prices, waiting time or the user's target; requests in flight against zero; idleness;
+missing metrics or a fresh start against shrinking; the size of the pool."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """How many replicas, why, and what to remember."""
@@ -202,6 +207,8 @@ class Decision:
     """What would be asked for if the GPU pool were large enough; at least `replicas`."""
     demand: float
     """Requests that want a slot now; the signal that is exported for HPA and KEDA."""
+    rule: Rule
+    """`why` as one word of a closed set, for metrics."""
     priced: bool = False
     """The cost rule took part. False with `hosted` means a price or the mean request is missing."""
 

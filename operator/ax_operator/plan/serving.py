@@ -12,14 +12,12 @@ from dataclasses import dataclass, replace
 from ax_operator.api import names
 from ax_operator.api.axmodel import AXModelSpec
 from ax_operator.api.conditions import AVAILABLE, Fact, timestamp, unix
-from ax_operator.api.schema import seconds
 from ax_operator.plan.accept import Accepted
-from ax_operator.plan.autoscale import decide
 from ax_operator.plan.children.serving import rescaled, revision_of, surroundings, wanted_deployment
 from ax_operator.plan.engine import EngineStep
 from ax_operator.plan.jobs import unschedulable
 from ax_operator.plan.machines import want_of_room
-from ax_operator.plan.scaling import Memory, Policy, Prices
+from ax_operator.plan.replicas import Replicas, replicas
 from ax_operator.plan.world import Json, Ref, Seen, World, labels
 
 _MANY_RESTARTS = 3
@@ -43,8 +41,8 @@ class ServingStep:
     """What happens behind a revision that serves: the new one's pods start, or why they cannot."""
     children: tuple[Json, ...] = ()
     obsolete: tuple[Ref, ...] = ()
-    memory: Memory = Memory()
-    why: str | None = None
+    scaled: Replicas | None = None
+    """What the autoscaler said; None for a model without replicas of its own."""
 
 
 def serving_step(
@@ -63,7 +61,8 @@ def serving_step(
         fact = Fact(AVAILABLE, "True", "NotRequired", "policy HostedOnly: no replica is needed")
         gone = [*present, *_surroundings_seen(seen)]
         return ServingStep(fact, replicas=total, ready=ready, obsolete=tuple(map(Ref.of, gone)))
-    desired, memory, why = desired_replicas(spec, engine, seen, world, now)
+    scaled = replicas(model["metadata"]["namespace"], spec, engine, present, seen, world, now)
+    desired = scaled.wanted
     wanted = None
     if engine.recipe and engine.name and engine.built:
         wanted = wanted_deployment(model, accepted, engine.recipe, engine.name, desired, world)
@@ -79,54 +78,11 @@ def serving_step(
         behind=_behind(wanted, present, seen, world, desired) if ready else None,
         children=tuple(children),
         obsolete=tuple(map(Ref.of, [*obsolete, *_needless_pdb(seen, desired)])),
-        memory=memory,
-        why=why,
+        scaled=scaled,
     )
     if not children and wanted is None:
         return step
     return replace(step, children=(*surroundings(model, desired, world.settings), *children))
-
-
-def desired_replicas(
-    spec: AXModelSpec, engine: EngineStep, seen: Seen, world: World, now: float
-) -> tuple[int, Memory, str | None]:
-    """Return how many replicas should run, by mode; only `builtin` decides, and only once signals were seen."""
-    scaling = spec.scaling
-    if scaling.mode != "builtin":
-        return scaling.replicas, seen.memory, None
-    current = sum(_wanted_replicas(d) for d in seen.all("Deployment", names.COMPONENT_SERVING))
-    capacity = _capacity(engine)
-    if capacity is None or seen.load is None:
-        # Nothing is known yet: keep what runs, within bounds; a new model starts with its minimum.
-        return min(max(current, scaling.minimum), max(scaling.maximum, scaling.minimum)), seen.memory, None
-    decision = decide(seen.load, _policy(spec, capacity, world), seen.memory, now)
-    return decision.replicas, decision.memory, decision.why
-
-
-def _capacity(engine: EngineStep) -> tuple[int, int] | None:
-    """Return the requests that one replica serves at once, and its GPUs; None while neither is known."""
-    if engine.recipe:
-        return engine.recipe.capacity_per_replica, engine.recipe.gpus
-    return (engine.held.slots, engine.held.gpus) if engine.held else None
-
-
-def _policy(spec: AXModelSpec, capacity: tuple[int, int], world: World) -> Policy:
-    slots, gpus = capacity
-    scaling, routing = spec.scaling, spec.routing
-    api = world.hosted.get(routing.hosted.api_ref) if routing.hosted else None
-    prices = None
-    if api and api.prices and world.settings.gpu_hour_krw:
-        prices = Prices(world.settings.gpu_hour_krw, api.prices.input, api.prices.output)
-    return Policy(
-        min_replicas=scaling.minimum,
-        max_replicas=scaling.maximum,
-        slots=slots,
-        target=scaling.target and slots * scaling.target / 100,
-        scale_to_zero_after=seconds(scaling.scale_to_zero_after) if scaling.scale_to_zero_after else None,
-        gpus_per_replica=max(1, gpus),
-        hosted=api is not None and routing.policy != "OnPremOnly",
-        prices=prices,
-    )
 
 
 def _rolled(
@@ -249,13 +205,6 @@ def _replicas(deployment: Json) -> int:
 
 def _wanted_replicas(deployment: Json) -> int:
     return int(deployment.get("spec", {}).get("replicas") or 0)
-
-
-def decision_row(step: ServingStep, now: float) -> Json | None:
-    """Return the row for status.scaling.lastDecisions, None outside mode builtin."""
-    if step.why is None:
-        return None
-    return {"time": timestamp(now), "replicas": step.desired, "why": step.why[:300]}
 
 
 def engine_in_use(deployments: list[Json]) -> set[str]:

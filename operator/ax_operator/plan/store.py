@@ -17,6 +17,7 @@ from ax_operator.api.axengine import AXEngineStatus
 from ax_operator.api.conditions import IN_USE, READY, Fact, find, merge, unix
 from ax_operator.plan.children.build_job import build_objects
 from ax_operator.plan.children.store import INVENTORY_KEY, claim, inventory, sweep_objects
+from ax_operator.plan.coldstart import cold_start
 from ax_operator.plan.jobs import RETRY_AFTER, JobFacts, job_facts
 from ax_operator.plan.machines import Reach, want_of_room
 from ax_operator.plan.model import reach_of, wanted_engine
@@ -108,7 +109,9 @@ def _engine(
         return _report(engine, [Fact(READY, "False", "NameMismatch", message), use], {}, draft, now)
     ready = find(before.get("conditions") or (), READY)
     if ready and ready["status"] == "True":
-        kept = {key: before[key] for key in ("artifact", "coldStart") if key in before}
+        kept = {"artifact": before["artifact"]} if "artifact" in before else {}
+        pods = (pod for pod in seen.all("Pod", names.COMPONENT_SERVING) if labels(pod).get(names.ENGINE) == name)
+        kept["coldStart"] = cold_start(before.get("coldStart"), pods)
         return _report(engine, [Fact(READY, "True", "Built"), use], kept, draft, now)
     if not may_build:
         waiting = Fact(READY, "False", "Pending", "waits until the store is ready for it")

@@ -18,7 +18,7 @@ from ax_engines.models import CatalogueEntry
 from ax_operator.api import names
 from ax_operator.api.axhostedapi import AXHostedAPISpec
 from ax_operator.plan.machines import Machines
-from ax_operator.plan.scaling import Load, Memory
+from ax_operator.plan.scaling import Decision, Load, Memory
 
 Json = dict[str, Any]
 
@@ -76,6 +76,8 @@ class World:
     gpus: tuple[Gpu, ...] = ()
     machines: Machines = field(default_factory=Machines)
     hosted: Mapping[str, AXHostedAPISpec] = field(default_factory=dict)
+    closed: frozenset[str] = frozenset()
+    """Hosted APIs that gateways must not use now: their budget is spent, or their key is missing."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Bare served name -> `<namespace>/<name>` of the model that holds it."""
 
@@ -140,6 +142,8 @@ class Plan:
     """For a store: AXEngines (apiVersion, kind, metadata name and namespace, status)."""
     requeue_after: float | None = None
     memory: Memory = Memory()
+    decision: Decision | None = None
+    """What the autoscaler said of the model."""
 
 
 def labels(obj: Mapping[str, Any]) -> Mapping[str, str]:
