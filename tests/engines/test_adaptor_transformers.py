@@ -35,6 +35,7 @@ from tests.engines.pictures import data_url, encoded, image_part, picture
 from tests.engines.serving import Pod, Reply, page, pod, post
 
 pytestmark = pytest.mark.e2e
+PYTHON = str(Path(sys.base_prefix) / "bin" / "python3")
 SECONDS = 60
 START_SECONDS = 300
 KINDS = ("llama", "qwen2", "qwen2_vl")
@@ -58,8 +59,8 @@ def tiny_models() -> Path:
     with locked(folder.parent / ".tiny-models.lock"):
         if not folder.exists():
             draft = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-            python = [str(Path(sys.base_prefix) / "bin" / "python3"), "-s", str(script), str(draft)]
-            subprocess.run(python, check=True, env={**os.environ, "PYTHONPATH": str(installed("torch"))})
+            command = [PYTHON, "-s", str(script), str(draft)]
+            subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(installed("torch"))})
             draft.rename(folder)
     return folder
 
@@ -338,3 +339,24 @@ def test_a_model_that_cannot_be_loaded_ends_with_one_sentence(pods: dict[str, Po
         assert triton.popen.wait(START_SECONDS) != 0
         assert "transformers could not load the model llama-0123456789: " in triton.text()
         assert "no file named model.safetensors" in triton.text()
+
+
+def faults(kind: str, folder: Path) -> Any:
+    """Return what the clients of a model were told that failed in a step of three requests."""
+    here = Path(__file__).parent
+    paths = [str(installed("torch")), str(here.parents[1] / "engines")]
+    command = [PYTHON, "-s", str(here / "torch_faults.py"), str(tiny_models()), kind, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def test_without_memory_the_newest_goes_and_the_others_go_on(tmp_path: Path) -> None:
+    seen = faults("memory", tmp_path)
+    assert sorted(seen["told"]) == [[False, "503 out_of_memory"], [True, ""], [True, ""]]
+    assert seen["deaths"] == []
+
+
+def test_a_broken_gpu_fails_everybody_and_ends_the_process(tmp_path: Path) -> None:
+    seen = faults("device", tmp_path)
+    assert seen == {"told": [[False, "500 engine_error"]] * 3, "deaths": ["device"]}

@@ -80,16 +80,21 @@ class Batch(Generic[T]):
         self._mask = self._mask[kept, spare:]
 
     def step(self) -> Any:
-        """Feed every row's token; return the logits of what comes next, one row each."""
+        """Feed every row's token; return the logits of what comes next, one row each; if it fails nothing changes."""
         device = self._model.device
+        before = self._mask.shape[1]
         mask = torch.cat([self._mask, self._mask.new_ones((len(self.rows), 1))], dim=1)
-        out = self._model(
-            input_ids=torch.tensor([[row.token] for row in self.rows], device=device),
-            attention_mask=mask,
-            position_ids=torch.tensor([[row.length + row.shift] for row in self.rows], device=device),
-            past_key_values=self._cache,
-            use_cache=True,
-        )
+        try:
+            out = self._model(
+                input_ids=torch.tensor([[row.token] for row in self.rows], device=device),
+                attention_mask=mask,
+                position_ids=torch.tensor([[row.length + row.shift] for row in self.rows], device=device),
+                past_key_values=self._cache,
+                use_cache=True,
+            )
+        except Exception:
+            self._cache.crop(before)  # the first layers may have grown
+            raise
         self._cache, self._mask = out.past_key_values, mask
         for row in self.rows:
             row.length += 1
