@@ -8,7 +8,8 @@ the model as one BYTES tensor, REQUEST; a response is one BYTES tensor, CHUNK. T
 - over a channel: the frontend sends OpenChannel once and names the channel in each GenerateRequest; the responses to
   OpenChannel then carry what has come up for all of them together (`encode_batch`), which costs a fraction per token,
   and Cancel ends a request early. The first batch is empty and says that the channel is open; further empty ones,
-  HEARTBEAT_SECONDS apart, that the engine lives.
+  HEARTBEAT_SECONDS apart, that the engine lives. When the model ends the responses, the channel is opened again by
+  its name, and nothing is lost.
 """
 
 from __future__ import annotations

@@ -351,3 +351,17 @@ def test_many_streams_at_once_lose_and_mix_nothing(scripted_pod: Pod, scripted: 
     for thread in threads:
         thread.join()
     assert texts == {number: "".join(f"{number}:{at} " for at in range(200)) for number in range(16)}
+
+
+def test_nothing_is_lost_when_the_channel_is_opened_again(scripted: openai.OpenAI) -> None:
+    """The model ends its channel after 1,000 responses, because Triton keeps something of each until then."""
+    pieces = [f"{number} " for number in range(1000)]
+    responses = 0
+    for _ in range(20):
+        events = scripted.completions.create(model="smollm2", prompt=script(say=pieces, delay=0.001), stream=True)
+        texts = [event.choices[0].text for event in events]
+        assert "".join(texts) == "".join(pieces)
+        responses += len(texts)
+        if responses > 2500:
+            return
+    raise AssertionError(f"only {responses} responses were needed")

@@ -43,6 +43,7 @@ CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
+CHANNEL_ID = "channel"
 RETRY_SECONDS = 0.2
 SILENCE_SECONDS = 10 * HEARTBEAT_SECONDS
 LOADING = EngineError(503, "The model is being loaded; retry.", "not_ready", 2)
@@ -97,10 +98,10 @@ class Upstream:
             self._cancels.add(task)
             task.add_done_callback(self._cancels.discard)
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes, request_id: str = "") -> None:
         try:
             async with self._writing:
-                await self._call.write(infer_request(data))
+                await self._call.write(infer_request(data, request_id))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             log.info("Triton left while a message was sent")  # the reading side fails every open request
 
@@ -135,7 +136,7 @@ class Upstream:
         self._name = uuid.uuid4().hex
         self._silent = False
         try:
-            await self._call.write(infer_request(OpenChannel(self._name).encode()))
+            await self._write(OpenChannel(self._name).encode(), CHANNEL_ID)
             async for response in self._call:
                 if response.error_message:
                     if self.ready:
@@ -147,6 +148,8 @@ class Upstream:
                     self.ready = True
                     for parcel in decode_batch(raw[0][4:]):
                         self._hand_out(parcel)
+                elif response.infer_response.id == CHANNEL_ID:  # see the model's ChannelOutlet
+                    await self._write(OpenChannel(self._name).encode(), CHANNEL_ID)
         finally:
             self._call.cancel()
 
@@ -228,9 +231,11 @@ class Stream:
             self._ended.set_result(None)
 
 
-def infer_request(data: bytes) -> Any:
+def infer_request(data: bytes, request_id: str) -> Any:
     """Return a message to the model: one BYTES tensor, length first."""
-    message = pb.ModelInferRequest(model_name=TRITON_MODEL)
+    message = pb.ModelInferRequest(model_name=TRITON_MODEL, id=request_id)
+    if request_id == CHANNEL_ID:  # the only request whose end is of interest
+        message.parameters["triton_enable_empty_final_response"].bool_param = True
     tensor = message.inputs.add()
     tensor.name, tensor.datatype = TENSOR_REQUEST, "BYTES"
     tensor.shape.append(1)

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from ax_engines.triton.repository import OPTIONS_FILE
 from ax_engines.triton.service import Service
 
 METRICS_SECONDS = 0.5
+CHANNEL_RESPONSES = 1000
+REOPEN_SECONDS = 5.0
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 log = logging.getLogger(__name__)
 
@@ -57,7 +60,11 @@ class TritonPythonModel:
 
     def _take(self, message: wire.Message, sender: Any) -> None:
         if isinstance(message, wire.OpenChannel):
-            self.service.attach(message.channel, ChannelOutlet(sender))
+            known = self.service.channel(message.channel)
+            if isinstance(known, ChannelOutlet):
+                known.renew(sender)
+            else:
+                self.service.attach(message.channel, ChannelOutlet(sender))
             return
         if isinstance(message, wire.Cancel):
             self.service.cancel(message.id)
@@ -106,22 +113,53 @@ class RequestOutlet:
 
 
 class ChannelOutlet:
-    """Sends the answers of many requests as the responses of the one that opened the channel."""
+    """Sends the answers of many requests as the responses of the one that opened the channel.
+
+    Triton keeps something of every response until its request has ended, about 2 kB, so the request is ended after
+    CHANNEL_RESPONSES of them; answers are held until the frontend, told by that end, opens the channel again.
+    """
 
     def __init__(self, sender: Any) -> None:
         self._sender = sender
+        self._lock = threading.Lock()
+        self._held: list[wire.Parcel] = []
+        self._sent = 0
+        self._ended = 0.0
 
     def send(self, parcels: list[wire.Parcel]) -> None:
-        """Send one batch."""
-        send(self._sender, wire.encode_batch(parcels), final=False)
+        """Send one batch, or hold it until the channel is open again."""
+        with self._lock:
+            self._held += parcels
+            if self._sender is not None:
+                self._flush()
+
+    def renew(self, sender: Any) -> None:
+        """Go on with the responses of another request."""
+        with self._lock:
+            self._sender, self._sent = sender, 0
+            self._flush()
 
     def is_gone(self) -> bool:
-        """Ask Triton whether the frontend has left."""
-        return bool(self._sender.is_cancelled())
+        """Say whether the frontend has left."""
+        with self._lock:
+            sender = self._sender
+            if sender is None:
+                return time.monotonic() - self._ended > REOPEN_SECONDS
+        return bool(sender.is_cancelled())
 
     def close(self) -> None:
         """Let Triton forget the channel."""
-        self._sender.send(flags=FINAL)
+        with self._lock:
+            if self._sender is not None:
+                self._sender.send(flags=FINAL)
+
+    def _flush(self) -> None:
+        held, self._held = self._held, []
+        send(self._sender, wire.encode_batch(held), final=False)
+        self._sent += 1
+        if self._sent >= CHANNEL_RESPONSES:
+            self._sender.send(flags=FINAL)
+            self._sender, self._ended = None, time.monotonic()
 
 
 def send(sender: Any, data: bytes, *, final: bool) -> None:
