@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import openai
@@ -306,6 +306,21 @@ def test_a_full_queue_answers_429_and_leaving_makes_room(scripted_pod: Pod, scri
             connection.close()
     until(lambda: load(scripted_pod) == (0, 0))
     assert scripted.completions.create(model="smollm2", prompt="x").choices[0].text == "ok"
+
+
+def test_who_waits_gets_the_slot_of_who_left_soon(scripted_pod: Pod) -> None:
+    """The aim is 200 ms; the bound is ten times that."""
+    with ExitStack() as stack:
+        running = [stack.enter_context(raw_stream(scripted_pod, LONG)) for _ in range(4)]
+        answers = [connection.getresponse() for connection in running]
+        waiting = stack.enter_context(raw_stream(scripted_pod, "x"))
+        until(lambda: load(scripted_pod) == (4, 1))
+        left = time.monotonic()
+        answers[0].close()
+        running[0].close()
+        assert waiting.getresponse().read().startswith(b"data: ")
+        assert time.monotonic() - left < 2
+    until(lambda: load(scripted_pod) == (0, 0))
 
 
 def test_leaving_frees_the_slot_at_once(scripted_pod: Pod, scripted: openai.OpenAI) -> None:
