@@ -43,6 +43,8 @@ CLIENT_KEY: Final = f"{GROUP}/client-key"
 # Node labels that NVIDIA's GPU feature discovery writes.
 GPU_PRODUCT: Final = "nvidia.com/gpu.product"
 GPU_RESOURCE: Final = "nvidia.com/gpu"
+DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
+"""Kubernetes' own: of a ReplicaSet's pods the one with the lowest goes first."""
 
 STORE_CLAIM: Final = "ax-engines"
 STORE_INVENTORY: Final = "ax-engines"

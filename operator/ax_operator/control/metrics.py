@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from ax_operator.plan.scaling import Decision, Rule
+
+MODEL_DEMAND = "ax_operator_model_demand_requests"
+"""What others scale by: `examples/hpa.yaml` and `examples/keda.yaml` name it."""
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BUILD_BUCKETS = (10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0)
 
@@ -65,6 +69,51 @@ class Metrics:
             ["what", "result"],
             registry=self.registry,
         )
+
+        model = ["namespace", "model"]
+        self.demand = Gauge(
+            MODEL_DEMAND,
+            "Requests of a model that want a slot now: held, waiting, running, or hosted for want of room.",
+            model,
+            registry=self.registry,
+        )
+        self.wanted = Gauge(
+            "ax_operator_model_wanted_replicas",
+            "Replicas that a model's demand calls for, were its GPU pool large enough.",
+            model,
+            registry=self.registry,
+        )
+        self.rule = Gauge(
+            "ax_operator_model_scaling_rule",
+            "1 for the rule that settled the last decision on a model's replicas.",
+            [*model, "rule"],
+            registry=self.registry,
+        )
+        self.scalings = Counter(
+            "ax_operator_model_scalings",
+            "Decisions that changed a model's replicas, by direction and rule.",
+            [*model, "direction", "rule"],
+            registry=self.registry,
+        )
+
+    def decided(self, namespace: str, model: str, decision: Decision, before: int | None) -> None:
+        """Set a model's gauges to a decision; before: the replicas of the previous one."""
+        self.demand.labels(namespace, model).set(decision.demand)
+        self.wanted.labels(namespace, model).set(decision.wanted)
+        for rule in get_args(Rule):
+            self.rule.labels(namespace, model, rule).set(rule == decision.rule)
+        if before is not None and before != decision.replicas:
+            direction = "up" if decision.replicas > before else "down"
+            self.scalings.labels(namespace, model, direction, decision.rule).inc()
+
+    def undecided(self, namespace: str, model: str) -> None:
+        """Drop the series of a model that is gone."""
+        self.demand.remove(namespace, model)
+        self.wanted.remove(namespace, model)
+        for rule in get_args(Rule):
+            self.rule.remove(namespace, model, rule)
+            for direction in ("up", "down"):
+                self.scalings.remove(namespace, model, direction, rule)
 
     def render(self) -> bytes:
         """Return the series in Prometheus' text format."""

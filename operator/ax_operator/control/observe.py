@@ -147,6 +147,10 @@ class Observer:
         progress, takers = self._signals.progress(namespace), self._takers(ours)
         return Seen(objects=tuple(ours), progress=progress, takers=takers, models=tuple(models))
 
+    def busy(self, key: Key) -> Mapping[str, float]:
+        """Return the requests that each of a model's pods has, as last told."""
+        return self._signals.busy(key)
+
     def remember(self, key: Key, memory: Memory) -> None:
         """Keep what the model's plan wants to know the next time."""
         self._memories[key] = memory

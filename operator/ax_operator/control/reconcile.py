@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ax_operator.api.names import ENGINE, MANAGED_BY, MANAGED_BY_VALUE, USABLE_BY, USABLE_BY_VALUE
+from ax_operator.api.names import ENGINE, MANAGED_BY, MANAGED_BY_VALUE, MODEL, USABLE_BY, USABLE_BY_VALUE
 from ax_operator.control.cache import Cache, Change, address_of
+from ax_operator.control.emptiest import costs, shrinks
 from ax_operator.control.observe import Observer
 from ax_operator.control.ownership import up_to_date
 from ax_operator.control.report import Reporter
-from ax_operator.control.wakes import EVERYTHING, Key
-from ax_operator.kinds import AXENGINE, AXMODEL, CONFIGMAP, JOB, PVC, SECRET, Kind, kind_of
+from ax_operator.control.wakes import EVERYTHING, Key, model_key
+from ax_operator.kinds import AXENGINE, AXMODEL, CONFIGMAP, DEPLOYMENT, JOB, POD, PVC, SECRET, Kind, kind_of
 from ax_operator.kube_errors import Conflict, Forbidden, Invalid
 from ax_operator.plan.model import TICK, plan_model
 from ax_operator.plan.scaling import Load
@@ -101,11 +102,14 @@ class Reconciler:
         if model is None:
             self._uses.pop(key, None)
             self._observer.forget(key)
+            self._reporter.undecided(key.namespace, key.name)
             return None
         seen = self._observer.model(key, await self._secret(model))
         now = self._clock()
         plan = plan_model(model, seen, self._observer.world(), now)
         self._observer.remember(key, plan.memory)
+        if plan.decision is not None:
+            self._reporter.decided(key.namespace, key.name, plan.decision)
         self._uses[key] = ((plan.status or {}).get("engine") or {}).get("name") or ""
         refusals, again = await self._carry_out(plan)
         wait = plan.requeue_after
@@ -179,11 +183,26 @@ class Reconciler:
                 return True  # a claim is made once: its class and size are its owner's afterwards
             if kind == JOB or (kind == CONFIGMAP and seen.get("immutable")):
                 return await self._replaced(kind, seen)
+            if kind == DEPLOYMENT and shrinks(child, seen):
+                await self._rank(seen)
         made = await self._kube.apply(child)
         self._reporter.wrote("apply", kind)
         logger.info("Applied an object", extra=_named(kind, child))
         self._take(kind, made)
         return True
+
+    async def _rank(self, deployment: Manifest) -> None:
+        """Have the emptiest of a Deployment's pods go first; without it they go all the same, and drain."""
+        meta = deployment["metadata"]
+        chosen = deployment["spec"]["selector"]["matchLabels"]
+        pods = self._cache.select(POD, meta["namespace"], chosen)
+        for patch in costs(pods, self._observer.busy(model_key(meta["namespace"], meta["labels"][MODEL]))):
+            try:
+                self._take(POD, await self._kube.apply(patch))
+            except (Conflict, Invalid, Forbidden) as error:
+                logger.warning("Could not rank a pod", extra=_named(POD, patch) | {"error": str(error)})
+                continue
+            self._reporter.wrote("apply", POD)
 
     async def _find(self, kind: Kind, child: Manifest) -> Manifest | None:
         """Look in the cache, and where it has nothing, in the cluster: a foreign namesake is not in the cache."""

@@ -17,6 +17,7 @@ from ax_operator.control.metrics import Metrics
 from ax_operator.control.ownership import up_to_date
 from ax_operator.kinds import AXENGINE, Kind, kind_of
 from ax_operator.kube_errors import KubeError, Missing
+from ax_operator.plan.scaling import Decision
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Reporter:
         self._metrics = metrics
         self._heard = heard
         self._written: dict[str, float] = {}
+        self._replicas: dict[tuple[str, str], int] = {}
 
     def wrote(self, verb: str, kind: Kind) -> None:
         """Count one request that changed the cluster."""
@@ -66,6 +68,19 @@ class Reporter:
             reason = next((c["reason"] for c in status["conditions"] if c["type"] == READY), "")
             self._metrics.builds.labels("failed", reason).inc()
         return later
+
+    def decided(self, namespace: str, name: str, decision: Decision) -> None:
+        """Show what the autoscaler said of a model, and count the changes of its number."""
+        before = self._replicas.get((namespace, name))
+        self._replicas[namespace, name] = decision.replicas
+        self._metrics.decided(namespace, name, decision, before)
+        if before is not None and before != decision.replicas:
+            logger.info("Scaled a model", extra={"namespace": namespace, "object": name, "why": decision.why})
+
+    def undecided(self, namespace: str, name: str) -> None:
+        """Drop what was shown of a model that is gone."""
+        if self._replicas.pop((namespace, name), None) is not None:
+            self._metrics.undecided(namespace, name)
 
     async def _write(self, seen: Manifest, status: Manifest, now: float) -> float | None:
         meta = seen["metadata"]
