@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     match arguments.command:
         case "bootstrap":
-            return _print(bootstrap(settings.socket, settings.admin_socket, settings.node))
+            bounds = (settings.heap_bytes, settings.connections)
+            return _print(bootstrap(settings.socket, settings.admin_socket, settings.node, *bounds))
         case "key":
             return _print_key(arguments, settings.namespace)
     if arguments.command == "spend":

@@ -19,6 +19,8 @@ Labels = tuple[tuple[str, str], ...]
 Series = tuple[str, Labels]
 Way = Literal["onprem", "hosted_first", "overflow", "failover", "unavailable", "hold", "local"]
 
+ApiState = Literal["reachable", "key_rejected", "unreachable"]
+
 PREFIX = "envoy_ax_"
 _LINE = re.compile(r"^([a-zA-Z_:][\w:]*)\{(.*)\} ([0-9.e+-]+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -107,6 +109,8 @@ class Accounts:
         self.completion_tokens: Counter[tuple[str, str, str]] = Counter()
         self.service_seconds: dict[str, float] = {}
         """How long requests of a model take at its replicas: a moving mean that ignores small changes."""
+        self.api_state: dict[str, ApiState] = {}
+        """What an API's last answers were, by its name."""
         self._recent: deque[tuple[float, str, int]] = deque()
         self._recent_by: Counter[str] = Counter()
 
@@ -116,6 +120,7 @@ class Accounts:
         """Add what grew; return what was bought at hosted APIs. `routes` are by every name; `now` in seconds."""
         bought: dict[Purchase, Spent] = {}
         served: dict[str, list[int]] = {}
+        codes: dict[str, set[str]] = {}
         for delta in deltas:
             labels = delta.labels
             model, by = labels.get("model", ""), labels.get("by", "")
@@ -125,6 +130,7 @@ class Accounts:
                 way = way_of(labels, route is not None and route.model.policy == "HostedFirst")
                 self.requests[model, by or "none", client, labels.get("code", ""), way] += delta.amount
                 if api:
+                    codes.setdefault(api, set()).add(labels.get("code", ""))
                     _add(bought, (api, model, client), Spent(requests=delta.amount))
             elif delta.name in ("prompt_tokens", "completion_tokens"):
                 sums = self.prompt_tokens if delta.name == "prompt_tokens" else self.completion_tokens
@@ -142,6 +148,7 @@ class Accounts:
                 _add(bought, (api, key, client), _price(apis.get(api), kind, amount))
             elif delta.name in ("served", "served_ms") and by == "onprem":
                 served.setdefault(model, [0, 0])[delta.name == "served_ms"] += delta.amount
+        self.api_state |= {api: _state(found) for api, found in codes.items()}
         for model, (count, milliseconds) in served.items():
             if count:
                 self._learn(model, milliseconds / count / 1000, count)
@@ -174,6 +181,13 @@ class Accounts:
         new = seconds if old is None else old + (seconds - old) * weight
         if new > 0 and (old is None or abs(new - old) > 0.25 * old):
             self.service_seconds[model] = new
+
+
+def _state(codes: set[str]) -> ApiState:
+    """Judge an API by the status codes of its latest answers: one good answer says that it works."""
+    if any(code.startswith(("2", "4")) and code not in ("401", "403") for code in codes):
+        return "reachable"
+    return "key_rejected" if codes & {"401", "403"} else "unreachable"
 
 
 def _price(api: HostedAPI | None, kind: str, tokens: int) -> Spent:

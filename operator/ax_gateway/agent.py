@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import ssl
 from pathlib import Path
 
 from ax_gateway import xds
 from ax_gateway.admin import Admin, EnvoyAway
 from ax_gateway.api import Api
 from ax_gateway.bookkeeping import Bookkeeper, Books
+from ax_gateway.certificates import follow_certificate, trusted_certificates
 from ax_gateway.envoy.gates import Outside
 from ax_gateway.envoy.listener import Front
 from ax_gateway.envoy.routes import Patience
@@ -43,7 +43,6 @@ WATCHES: tuple[tuple[Kind, str | None], ...] = (
 PACE_SECONDS = 0.05
 """The first change goes out at once, then at most one snapshot per this long."""
 SAVE_SECONDS = 1.0
-CERTIFICATE_SECONDS = 2.0
 RUNNING = r"^cluster\.onprem_.*\.upstream_rq_active$"
 
 
@@ -61,6 +60,8 @@ class Agent:
         self._changed = asyncio.Event()
         self._certificate: Certificate | None = None
         self._addresses = Addresses(settings.excepted_networks, self._changed.set)
+        self._closed_now: dict[str, str] = {}
+        self._problems: dict[str, str] = {}
         self._trusted = ""
         self._saving: asyncio.Task[None] | None = None
         self._admin = Admin(settings.admin_socket)
@@ -87,6 +88,13 @@ class Agent:
         """What Envoy refused, by type."""
         return self._xds.rejected
 
+    def hosted(self) -> dict[str, dict[str, float | str]]:
+        """Return the state of each hosted API, and why it is closed if it is."""
+        found = self._books.hosted()
+        for name, reason in (self._closed_now | self._problems).items():
+            found.setdefault(name, {})["closed"] = reason
+        return found
+
     def metrics(self) -> str:
         """Return the agent's own metrics as Prometheus' text."""
         return exposition(self._table, self._hold, self._xds, self._books, self.complete)
@@ -111,7 +119,7 @@ class Agent:
                     tasks.create_task(self._books.follow_ledger(), name="ledger")
                     tasks.create_task(self._books.follow_counters(), name="counters")
                 if settings.tls == "required":
-                    tasks.create_task(self._follow_certificate(), name="certificate")
+                    tasks.create_task(follow_certificate(settings.tls_folder, self._on_certificate), name="certificate")
                 await self._keep_up(hold_port)
             finally:
                 await self._xds.stop()
@@ -125,22 +133,9 @@ class Agent:
                 self._changed.set()
         raise RuntimeError(f"the watch of {kind.plural} ended")
 
-    async def _follow_certificate(self) -> None:
-        """Read the mounted Secret again and again: the kubelet swaps its files without a word."""
-        folder, reason = self._settings.tls_folder, ""
-        while True:
-            try:
-                found = ((folder / "tls.crt").read_text(), (folder / "tls.key").read_text())
-            except (OSError, ValueError) as problem:
-                if str(problem) != reason:
-                    reason = str(problem)
-                    logger.error("Found no certificate for clients", extra={"folder": str(folder), "reason": reason})
-            else:
-                if found != self._certificate:
-                    logger.info("Read the certificate for clients", extra={"folder": str(folder)})
-                    self._certificate, reason = found, ""
-                    self._changed.set()
-            await asyncio.sleep(CERTIFICATE_SECONDS)
+    def _on_certificate(self, found: Certificate) -> None:
+        self._certificate = found
+        self._changed.set()
 
     async def _keep_up(self, hold_port: int) -> None:
         snapshots = Snapshots(self._shape(hold_port))
@@ -201,7 +196,8 @@ class Agent:
             WayOut(api, self._addresses.found.get(name, ()), world.hosted_key(api))
             for name, api in sorted(world.apis.items())
         )
-        now = Circumstances(self._settings.replicas, self._closed(ways_out), self._books.accounts.service_seconds)
+        self._closed_now, self._problems = self._closed(ways_out), dict(world.problems)
+        now = Circumstances(self._settings.replicas, self._closed_now, self._books.accounts.service_seconds)
         bare = self._settings.bare_namespaces
         self._table = route_table(world.models.values(), world.replicas, bare, world.apis, now)
         self._clusters = {on_prem_cluster(route.key): route for route in self._table.routes}
@@ -270,16 +266,6 @@ class Agent:
             waiting = held[route.key]
             loads[route.key] = ModelLoad(max(0, at_cluster - waiting), waiting, overflowed[route.key])
         return loads
-
-
-def trusted_certificates(bundle: Path | None) -> str:
-    """Return the certificates by which hosted APIs are verified, as PEM text; raises OSError for a missing file."""
-    system = ssl.get_default_verify_paths().cafile
-    path = bundle or (Path(system) if system else None)
-    if path is None:
-        logger.warning("Found no certificates of the system: no hosted API can be verified")
-        return ""
-    return path.read_text()
 
 
 async def serve(settings: Settings) -> None:

@@ -27,6 +27,7 @@ class Facts(Protocol):
     def secured(self) -> bool: ...
     @property
     def rejected(self) -> dict[str, str]: ...
+    def hosted(self) -> dict[str, dict[str, float | str]]: ...
     def metrics(self) -> str: ...
 
 
@@ -92,6 +93,7 @@ class Api:
             "version": version,
             "complete": self._facts.complete,
             "rejected": self._facts.rejected,
+            "hosted": self._facts.hosted(),
             "models": as_json(loads),
         }
         return web.json_response(body)

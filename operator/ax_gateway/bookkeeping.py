@@ -74,6 +74,14 @@ class Bookkeeper:
         """The names of the hosted APIs, sorted."""
         return tuple(sorted(self._apis))
 
+    def hosted(self) -> dict[str, dict[str, float | str]]:
+        """Return what `/v1/load` tells of each hosted API: its state, and KRW spent today by all gateways."""
+        states = self.accounts.api_state
+        return {
+            name: {"state": states.get(name, "unknown"), "spentToday": round(self.ledger.spent_on(name), 2)}
+            for name in self.apis
+        }
+
     def know(self, table: RouteTable, apis: Iterable[HostedAPI], clients: tuple[Client, ...], gateways: int) -> None:
         """Judge by these objects from now on."""
         self._table, self._apis = table, {api.name: api for api in apis}

@@ -23,8 +23,12 @@ BUCKETS = {
 }  # fmt: skip
 
 
-def bootstrap(agent_socket: str, admin_socket: str, node: str) -> Resource:
-    """Return Envoy's bootstrap; both sockets are paths of Unix sockets, `node` names this Envoy in its logs."""
+def bootstrap(agent_socket: str, admin_socket: str, node: str, heap_bytes: int, connections: int) -> Resource:
+    """Return Envoy's bootstrap.
+
+    Both sockets are paths of Unix sockets, `node` names this Envoy in its logs. Of `heap_bytes` it uses 95 % before
+    it refuses requests, and it takes `connections` of clients at most.
+    """
     keepalive = {"interval": "5s", "timeout": "5s"}
     back_off = {"base_interval": "0.1s", "max_interval": "1s"}
     service = {"envoy_grpc": {"cluster_name": "xds", "retry_policy": {"retry_back_off": back_off}}}
@@ -39,6 +43,7 @@ def bootstrap(agent_socket: str, admin_socket: str, node: str) -> Resource:
                 "envoy.extensions.bootstrap.internal_listener.v3.InternalListener",
             )
         ],
+        "overload_manager": _overload(heap_bytes, connections),
         "dynamic_resources": {
             "ads_config": {
                 "api_type": "DELTA_GRPC",
@@ -72,4 +77,30 @@ def bootstrap(agent_socket: str, admin_socket: str, node: str) -> Resource:
             ],
             "stats_matcher": {"inclusion_list": {"patterns": [{"safe_regex": {"regex": s}} for s in STATISTICS]}},
         },
+    }
+
+
+def _overload(heap_bytes: int, connections: int) -> Resource:
+    heap, clients = "envoy.resource_monitors.fixed_heap", "envoy.resource_monitors.global_downstream_max_connections"
+    monitors = "envoy.extensions.resource_monitors"
+
+    def at(share: float) -> list[Resource]:
+        return [{"name": heap, "threshold": {"value": share}}]
+
+    return {
+        "refresh_interval": "0.25s",
+        "resource_monitors": [
+            extension(heap, f"{monitors}.fixed_heap.v3.FixedHeapConfig", max_heap_size_bytes=heap_bytes),
+            extension(
+                clients,
+                f"{monitors}.downstream_connections.v3.DownstreamConnectionsConfig",
+                max_active_downstream_connections=connections,
+            ),
+        ],
+        "actions": [
+            {"name": "envoy.overload_actions.shrink_heap", "triggers": at(0.85)},
+            {"name": "envoy.overload_actions.disable_http_keepalive", "triggers": at(0.9)},
+            {"name": "envoy.overload_actions.stop_accepting_requests", "triggers": at(0.95)},
+            {"name": "envoy.overload_actions.stop_accepting_connections", "triggers": at(0.98)},
+        ],
     }

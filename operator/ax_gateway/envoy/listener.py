@@ -114,7 +114,11 @@ def _connection_manager(front: Front) -> Resource:
             extension(
                 "envoy.http.early_header_mutation.header_mutation",
                 "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-                mutations=[*({"remove": name} for name in INTERNAL), _remove_prefix("x-envoy-")],
+                mutations=[
+                    *({"remove": name} for name in INTERNAL),
+                    _remove_prefix("x-envoy-"),
+                    _remove_prefix("x-forwarded-"),
+                ],
             )
         ],
         "local_reply_config": local_replies(),

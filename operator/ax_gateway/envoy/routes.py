@@ -91,7 +91,7 @@ def route_configuration(
         "include_request_attempt_count": True,
         # Asks our own frontends for the usage so far in every event; no other server knows it.
         "request_headers_to_add": [{"header": {"key": USAGE_HEADER, "value": "continuous"}}],
-        "request_headers_to_remove": ["authorization", "cookie", "proxy-authorization"],
+        "request_headers_to_remove": ["authorization", "cookie", "proxy-authorization", "x-envoy-external-address"],
         "response_headers_to_add": [
             {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
             for key, value in said.items()
