@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ax_engines import contract
-from ax_engines.catalogue import load
 from ax_engines.hardware import Toolchain
 from ax_engines.hardware_table import load_gpus
 from ax_engines.memory import weights_bytes
 from ax_operator.plan.machines import Machines
 from ax_operator.plan.world import Json, World
-from tests.plan.stage import CPU_NODE, CPU_TOOLCHAIN, Stage, model, world
+from tests.plan.stage import CATALOGUE, CPU_NODE, CPU_TOOLCHAIN, Stage, model, world
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TRTLLM = Toolchain(
@@ -29,6 +28,7 @@ GPUS = {
     "b200": ("NVIDIA-B200", 183359, 100),
 }
 MODELS = ("A.X-4.0", "A.X-4.0-Light", "A.X-3.1", "A.X-3.1-Light", "A.X-4.0-VL-Light")
+TABLE = load_gpus()
 FIXED = "scaling: {mode: fixed, replicas: 1}\n"
 
 
@@ -57,7 +57,7 @@ def gpu_world(*nodes: Json, **changes: Any) -> World:
     """Return a world with a CPU node, these nodes, and the toolchains of the chart's values."""
     return world(
         machines=Machines((CPU_NODE, *nodes)),
-        gpus=load_gpus(),
+        gpus=TABLE,
         allow_trust_remote_code=True,
         **{"toolchains": (TRTLLM, CPU_TOOLCHAIN), **changes},
     )
@@ -65,7 +65,7 @@ def gpu_world(*nodes: Json, **changes: Any) -> World:
 
 def ax(name: str, more: str = "", called: str | None = None) -> Json:
     """Return an AXModel of the catalogue, as the documentation writes it."""
-    entry = load()[name]
+    entry = CATALOGUE[name]
     pinned = f"source: {{huggingFace: {{repo: {entry.hub_id}, revision: {COMMIT}}}}}\n"
     source = pinned if entry.trust_remote_code else ""
     return model(f"model: {name}\n{source}{FIXED}{more}", name=called or contract.slug(name))
@@ -73,7 +73,7 @@ def ax(name: str, more: str = "", called: str | None = None) -> Json:
 
 def real(name: str, **config: Any) -> contract.ResolvedSource:
     """Return what the resolve Job says of a catalogue model whose config is what the catalogue assumes."""
-    found = load()[name].assumed_config().model_copy(update=config)
+    found = CATALOGUE[name].assumed_config().model_copy(update=config)
     return contract.ResolvedSource(
         revision=COMMIT, format="safetensors", files=40, bytes=weights_bytes(found), config=found, chat_template=True
     )

@@ -38,7 +38,8 @@ SETTINGS = Settings(
     endpoints=("https://huggingface.co",),
     engine_retention=3600,
 )
-SMOL = load()["SmolLM2-135M-Instruct"]
+CATALOGUE = load()
+SMOL = CATALOGUE["SmolLM2-135M-Instruct"]
 
 
 def world(**changes: Any) -> World:
@@ -46,7 +47,7 @@ def world(**changes: Any) -> World:
     own = {k: v for k, v in changes.items() if k in Settings.model_fields}
     rest = {k: v for k, v in changes.items() if k not in own}
     return World(
-        settings=SETTINGS.model_copy(update=own), catalogue=load(), **{"machines": Machines((CPU_NODE,)), **rest}
+        settings=SETTINGS.model_copy(update=own), catalogue=CATALOGUE, **{"machines": Machines((CPU_NODE,)), **rest}
     )
 
 

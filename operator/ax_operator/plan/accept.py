@@ -97,6 +97,11 @@ def _allowed(spec: AXModelSpec, source: Source, world: World) -> Fact | None:
         return _no("InvalidSpec", f"endpoint {endpoint} is not allowed here; the chart's `endpoints` lists {listed}")
     if source.pvc and ".." in source.pvc.path.split("/"):
         return _no("InvalidSpec", "spec.source.pvc.path must not contain ..: name a path below the claim's root")
+    routing = spec.routing
+    hosted = routing.hosted or routing.policy.startswith("Hosted") or routing.while_unavailable == "Hosted"
+    if hosted and routing.data_residency != "Any":
+        message = "spec.routing.dataResidency is OnPrem: set it to Any, or remove every hosted choice"
+        return _no("InvalidSpec", message)
     toolchain = spec.engine and spec.engine.toolchain
     if toolchain and toolchain not in {t.name for t in settings.toolchains}:
         listed = ", ".join(t.name for t in settings.toolchains) or "none"
