@@ -145,6 +145,23 @@ def test_choices_of_a_stream_keep_their_index(scripted: openai.OpenAI) -> None:
     assert finishes == {0: "stop", 1: "stop", 2: "stop"}
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_gateway_gets_the_usage_so_far_in_every_event(scripted: openai.OpenAI, n: int) -> None:
+    pieces = [f"{number} " for number in range(20)]
+    asked: Any = {"model": "smollm2", "messages": user(say=pieces), "n": n}
+    whole = scripted.chat.completions.create(**asked).usage
+    events = scripted.chat.completions.create(**asked, stream=True, extra_headers={"x-ax-usage": "continuous"})
+    told = []
+    for event in events:
+        assert event.choices, "a client that did not ask for usage gets no event without a choice"
+        assert event.usage
+        told.append(event.usage.completion_tokens)
+        last = event.usage
+    assert told == sorted(told)
+    assert whole
+    assert (last.prompt_tokens, last.completion_tokens) == (whole.prompt_tokens, whole.completion_tokens)
+
+
 def test_usage_counts_the_prompt_once_and_every_choice(scripted: openai.OpenAI) -> None:
     answer = scripted.completions.create(model="smollm2", prompt=script(say=["a", "b"]), n=3)
     assert answer.usage

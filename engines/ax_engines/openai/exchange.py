@@ -30,6 +30,20 @@ class Exchange:
     timed: bool = False
     first: float = 0
     last: float = 0
+    prompts: dict[int, int] = field(default_factory=dict)
+    completions: dict[int, int] = field(default_factory=dict)
+
+    def tally(self, chunks: list[Chunk]) -> tuple[int, int]:
+        """Count the tokens of these chunks; return those of prompts and answers so far.
+
+        A prompt's are known when one of its choices ends, and what the engine says then corrects the sum of pieces.
+        """
+        for chunk in chunks:
+            so_far = self.completions.get(chunk.index, 0)
+            self.completions[chunk.index] = chunk.usage.completion_tokens if chunk.usage else so_far + chunk.tokens
+            if chunk.usage:
+                self.prompts[chunk.index // self.requests[0].n] = chunk.usage.prompt_tokens
+        return sum(self.prompts.values()), sum(self.completions.values())
 
     def tick(self) -> None:
         """Note that tokens have come."""

@@ -26,6 +26,9 @@ class Events(Protocol):
     def of(self, choice: Choice, chunks: Sequence[Chunk]) -> bytes:
         """Return the events of one choice's chunks."""
 
+    def tell(self, prompt: int, completion: int) -> None:
+        """Put this usage into every event from now on."""
+
 
 class ChatEvents:
     """Events of a chat: the first of each choice names the role, the last one why it ended."""
@@ -40,6 +43,10 @@ class ChatEvents:
     def head(self) -> dict[str, Any]:
         """Return what every event begins with."""
         return self._head
+
+    def tell(self, prompt: int, completion: int) -> None:
+        """Put this usage into every event from now on."""
+        self._tail = _usage_tail(prompt, completion)
 
     def of(self, choice: Choice, chunks: Sequence[Chunk]) -> bytes:
         """Return the events of one choice's chunks."""
@@ -81,6 +88,10 @@ class CompletionEvents:
         """Return what every event begins with."""
         return self._head
 
+    def tell(self, prompt: int, completion: int) -> None:
+        """Put this usage into every event from now on."""
+        self._tail = _usage_tail(prompt, completion)
+
     def of(self, choice: Choice, chunks: Sequence[Chunk]) -> bytes:
         """Return the events of one choice's chunks: one, with the end in it."""
         seen, offset = len(choice.logprobs), len(choice.text) if choice.logprobs else 0
@@ -93,6 +104,12 @@ class CompletionEvents:
         finish = f'"{choice.finish}"' if choice.finish else "null"
         rest = f'{choice.index},"text":{quote(text)},"logprobs":{known},"finish_reason":{finish}}}]'
         return (self._start + rest + self._tail).encode()
+
+
+def _usage_tail(prompt: int, completion: int) -> str:
+    """Return the end of an event with the usage so far; the prompt's tokens are known at its end alone (else 0)."""
+    known = f'"prompt_tokens":{prompt},' if prompt else ""
+    return f',"usage":{{{known}"completion_tokens":{completion},"total_tokens":{prompt + completion}}}}}\n\n'
 
 
 def usage_event(events: Events, usage: dict[str, Any]) -> bytes:
