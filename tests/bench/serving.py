@@ -65,11 +65,14 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         """Post."""
+        self.transport = transport
         transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
         """Keep."""
         self.heard.pieces.append((time.monotonic_ns(), data))
+        if data.endswith(b"\r\n0\r\n\r\n") or data == b"0\r\n\r\n":  # the last chunk
+            self.transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         """End."""
@@ -92,7 +95,7 @@ async def listen(system: System, load: Load) -> list[Heard]:
     """Run the load's streams, begun within one of their periods; return what each client heard."""
     loop = asyncio.get_running_loop()
     data = json.dumps(system.body(load.tokens)).encode()
-    head = f"POST {system.path} HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    head = f"POST {system.path} HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\n"
     request = f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
     async def one(number: int) -> Heard:
