@@ -75,14 +75,15 @@ def serving_step(
         replicas=total,
         revision=revision_of(wanted) if wanted else None,
         serving=labels(answering).get(names.ENGINE) if answering and (_ready(answering) or not desired) else None,
-        behind=_behind(wanted, present, seen, world, desired) if ready else None,
+        behind=_behind(wanted, present, seen, world, desired, ready) if ready else None,
         children=tuple(children),
         obsolete=tuple(map(Ref.of, [*obsolete, *_needless_pdb(seen, desired)])),
         scaled=scaled,
     )
     if not children and wanted is None:
         return step
-    return replace(step, children=(*surroundings(model, desired, world.settings), *children))
+    slots = engine.recipe.slots if engine.recipe else None
+    return replace(step, children=(*surroundings(model, desired, world.settings, slots), *children))
 
 
 def _rolled(
@@ -138,13 +139,14 @@ def _blinked(deployment: Json, now: float) -> bool:
     return False
 
 
-def _behind(wanted: Json | None, present: list[Json], seen: Seen, world: World, desired: int) -> Fact | None:
-    """Return what goes on behind the revision that serves, None if that is the wanted one."""
-    if wanted is None:
-        return None
-    revision = revision_of(wanted)
-    if not any(revision_of(d) != revision for d in present):
-        return None
+def _behind(
+    wanted: Json | None, present: list[Json], seen: Seen, world: World, desired: int, ready: int
+) -> Fact | None:
+    """Return what goes on behind pods that serve: a new revision starts, or replicas are missing and why."""
+    lacking = _trouble(seen, world) if ready < desired else None
+    revision = revision_of(wanted) if wanted else ""
+    if wanted is None or not any(revision_of(d) != revision for d in present):
+        return lacking
     fresh = next((d for d in present if revision_of(d) == revision), None)
     if fresh is not None and _ready(fresh) >= desired:
         return Fact(AVAILABLE, "False", "PodsStarting", "the old revision leaves")

@@ -245,13 +245,17 @@ def revision_of(deployment: Mapping[str, object]) -> str:
     return labels(deployment).get(names.REVISION, "")
 
 
-def surroundings(model: Json, replicas: int, settings: Settings) -> list[Json]:
-    """Return what stands around the Deployments: account, Service, policy, and a PDB with two or more replicas."""
+def surroundings(model: Json, replicas: int, settings: Settings, slots: int | None = None) -> list[Json]:
+    """Return what stands around the Deployments: account, Service, policy, and a PDB with two or more replicas.
+
+    The Service says how many requests a replica serves at once (`slots`, where known); Kubernetes copies its labels
+    to the EndpointSlices, by which the gateway decides when requests overflow.
+    """
     namespace, name = model["metadata"]["namespace"], model["metadata"]["name"]
     child, extra, owners = names.child(name), {names.MODEL: name}, [owner(model)]
 
-    def meta() -> Json:
-        return pod.meta(child, namespace, names.COMPONENT_SERVING, extra=extra, owners=owners)
+    def meta(more: Mapping[str, str] | None = None) -> Json:
+        return pod.meta(child, namespace, names.COMPONENT_SERVING, extra={**extra, **(more or {})}, owners=owners)
 
     def port(name: str, number: int) -> Json:
         return {"name": name, "port": number, "protocol": "TCP", "targetPort": name}
@@ -264,7 +268,7 @@ def surroundings(model: Json, replicas: int, settings: Settings) -> list[Json]:
         {
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": meta(),
+            "metadata": meta({names.SLOTS: str(slots)} if slots else None),
             "spec": {
                 "clusterIP": "None",
                 "selector": selector(model),
