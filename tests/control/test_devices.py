@@ -39,8 +39,8 @@ def pod(name: str, gpus: int, where: str | None, ours: bool = True, phase: str =
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta(name, labels=labels), "spec": spec, "status": status}
 
 
-def deployment(name: str, gpus: int) -> dict:
-    spec = {"replicas": 1, "template": {"spec": template(gpus)}}
+def deployment(name: str, gpus: int, replicas: int = 0) -> dict:
+    spec = {"replicas": replicas, "template": {"spec": template(gpus)}}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta(name, labels={MODEL: name}), "spec": spec}
 
 
@@ -121,6 +121,29 @@ def test_the_longest_wait_comes_first(floor):
     floor.devices.remember(ONE, Memory())
     floor.devices.remember(TWO, Memory())
     assert floor.devices.free(ONE) == 4
+
+
+def test_a_replica_that_was_decided_takes_its_gpus_before_it_has_a_pod(floor):
+    floor.devices.remember(TWO, Memory(replicas=3), 3)
+    assert floor.devices.free(ONE) == 16 - 3 * 4
+    floor.put(deployment("two", 4, replicas=3))
+    assert floor.devices.free(ONE) == 16 - 3 * 4
+    for name in ("a", "b", "c"):
+        started = pod(name, 4, "n1" if name < "c" else None, phase="Pending")
+        started["metadata"]["labels"] |= {MODEL: "two"}
+        floor.put(started)
+        assert floor.devices.free(ONE) == 16 - 3 * 4
+    floor.devices.remember(TWO, Memory(replicas=1), 1)
+    floor.put(deployment("two", 4, replicas=1))
+    assert floor.devices.free(ONE) == 16 - 3 * 4  # its pods still drain
+    for name in ("a", "b", "c"):
+        floor.cluster.remove((POD, "ns", name))
+    floor.tell()
+    assert floor.devices.free(ONE) == 16 - 4
+    floor.cluster.remove((DEPLOYMENT, "ns", "two"))
+    floor.devices.remember(TWO, Memory())
+    floor.tell()
+    assert floor.devices.free(ONE) == 16
 
 
 def test_a_model_without_gpus_is_not_limited(floor):

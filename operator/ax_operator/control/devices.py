@@ -1,8 +1,9 @@
 """Node pools, and how many of their GPUs a model may still take.
 
 The pools of the world hold what nodes have, and nothing of who uses it: recipes must not change when a pod starts.
-What is free is counted apart: less what pods use, ours and others', less what ours wait for, shared out so that of
-several models that find the pool too small, the one that has waited longest comes first.
+What is free is counted apart: less what pods use, ours and others', less what ours wait for, less what was decided
+and has no pod yet, shared out so that of several models that find the pool too small, the one that has waited longest
+comes first.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from ax_engines.pools import pools_from_nodes
-from ax_operator.api.names import GPU_PRODUCT, GPU_RESOURCE, MODEL
+from ax_operator.api.names import COMPONENT, COMPONENT_SERVING, GPU_PRODUCT, GPU_RESOURCE, MODEL
 from ax_operator.control.cache import Cache, Change
-from ax_operator.control.wakes import Key, node_changed
+from ax_operator.control.wakes import Key, model_key, node_changed
 from ax_operator.kinds import DEPLOYMENT, NODE, POD
 from ax_operator.plan.machines import Machines, gpu_request
 from ax_operator.plan.pool import Claim, shares
@@ -42,6 +43,10 @@ class Devices:
         self._machines: Machines | None = None
         self._free: dict[str, int] | None = None
         self._short: dict[Key, float] = {}
+        self._decided: dict[Key, int] = {}
+        self._podless: dict[Key, tuple[str, int]] = {}
+        """GPUs, by product, of replicas that were asked for and have no pod yet: models that decide one after the
+        other must not take the same GPU, and pods come later."""
 
     def note(self, change: Change) -> bool:
         """Take over one change; return whether the machines are other ones."""
@@ -50,10 +55,19 @@ class Devices:
             self._machines = None
         if nodes or (change.kind == POD and _moved(change)):
             self._free = None
+        if change.kind in (POD, DEPLOYMENT):
+            for each in change.objects:
+                if name := (each["metadata"].get("labels") or {}).get(MODEL):
+                    self._count_podless(model_key(each["metadata"]["namespace"], name))
         return nodes
 
-    def remember(self, key: Key, memory: Memory) -> None:
-        """Keep for how long a model has found its pool too small."""
+    def remember(self, key: Key, memory: Memory, decided: int | None = None) -> None:
+        """Keep for how long a model has found its pool too small, and how many replicas it was given."""
+        if decided is None:
+            self._decided.pop(key, None)
+        else:
+            self._decided[key] = decided
+        self._count_podless(key)
         if memory.short > 0:
             self._short[key] = memory.short
         else:
@@ -76,13 +90,27 @@ class Devices:
         if use is None:
             return None
         product, gpus = use
-        left = self._counted().get(product, 0)
+        promised = sum(gpus for of, gpus in self._podless.values() if of == product)
+        left = max(0, self._counted().get(product, 0) - promised)
         claims = [Claim(str(key), left // gpus, gpus, self._short.get(key, 0.0))]
         for other, waited in self._short.items():
             theirs = self._use(other) if other != key else None
             if theirs and theirs[0] == product:
                 claims.append(Claim(str(other), 1, theirs[1], waited))
         return shares(claims, left)[str(key)]
+
+    def _count_podless(self, key: Key) -> None:
+        use = self._use(key)
+        self._podless.pop(key, None)
+        if use is None:
+            return
+        deployments = self._cache.select(DEPLOYMENT, key.namespace, {MODEL: key.name})
+        asked = sum(int(each["spec"].get("replicas") or 0) for each in deployments)
+        serving = {MODEL: key.name, COMPONENT: COMPONENT_SERVING}
+        pods = sum(_lives(pod) for pod in self._cache.select(POD, key.namespace, serving))
+        missing = max(asked, self._decided.get(key, 0)) - pods
+        if missing > 0:
+            self._podless[key] = (use[0], missing * use[1])
 
     def _use(self, key: Key) -> tuple[str, int] | None:
         """The GPU product of a model's pods, and how many each takes."""
@@ -113,6 +141,11 @@ class Devices:
 def _moved(change: Change) -> bool:
     """Whether a pod came, went, found its node or ended: it takes or frees devices."""
     return change.old is None or change.new is None or _place(change.old) != _place(change.new)
+
+
+def _lives(pod: Manifest) -> bool:
+    ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+    return not (ended or pod["metadata"].get("deletionTimestamp"))
 
 
 def _place(pod: Manifest) -> tuple[Any, ...]:

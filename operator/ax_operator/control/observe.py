@@ -91,6 +91,7 @@ class Observer:
             self._world = None
             return self._renamed(change)
         if change.kind == DEPLOYMENT:
+            self._devices.note(change)
             return self._queues.note(change)
         if self._devices.note(change) or change.kind == AXHOSTEDAPI:
             self._world = None
@@ -151,10 +152,10 @@ class Observer:
         """Return the requests that each of a model's pods has, as last told."""
         return self._signals.busy(key)
 
-    def remember(self, key: Key, memory: Memory) -> None:
-        """Keep what the model's plan wants to know the next time."""
+    def remember(self, key: Key, memory: Memory, decided: int | None = None) -> None:
+        """Keep what the model's plan wants to know the next time, and the replicas that it decided."""
         self._memories[key] = memory
-        self._devices.remember(key, memory)
+        self._devices.remember(key, memory, decided)
 
     def forget(self, key: Key) -> None:
         """Drop what was remembered of a model that is gone."""

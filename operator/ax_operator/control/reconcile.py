@@ -107,7 +107,7 @@ class Reconciler:
         seen = self._observer.model(key, await self._secret(model))
         now = self._clock()
         plan = plan_model(model, seen, self._observer.world(), now)
-        self._observer.remember(key, plan.memory)
+        self._observer.remember(key, plan.memory, plan.replicas)
         if plan.decision is not None:
             self._reporter.decided(key.namespace, key.name, plan.decision)
         self._uses[key] = ((plan.status or {}).get("engine") or {}).get("name") or ""

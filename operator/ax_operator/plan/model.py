@@ -78,6 +78,7 @@ def plan_model(model: Json, seen: Seen, world: World, now: float) -> Plan:
         status=status,
         requeue_after=min(draft.requeue, default=None),
         memory=scaled.memory if scaled else seen.memory,
+        replicas=scaled.wanted if scaled else None,
         decision=scaled.decision if scaled else None,
     )
 

@@ -73,7 +73,7 @@ def cold_start_of(engine: str | None, seen: Seen) -> float:
     """Return the seconds that the slowest of this engine's last pods took, a guess while none has started."""
     found = seen.get("AXEngine", engine) if engine else None
     measured = (((found or {}).get("status") or {}).get("coldStart") or {}).get("readySeconds")
-    return float(measured) if measured else DEFAULT_COLD_START
+    return DEFAULT_COLD_START if measured is None else max(1.0, float(measured))
 
 
 def decision_row(step: Replicas, now: float) -> Json | None:

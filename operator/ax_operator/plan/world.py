@@ -142,6 +142,8 @@ class Plan:
     """For a store: AXEngines (apiVersion, kind, metadata name and namespace, status)."""
     requeue_after: float | None = None
     memory: Memory = Memory()
+    replicas: int | None = None
+    """How many the model should have, all revisions together; None where that is not planned."""
     decision: Decision | None = None
     """What the autoscaler said of the model."""
 
