@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     match arguments.command:
         case "bootstrap":
-            bounds = (settings.heap_bytes, settings.connections)
+            bounds = (settings.envoy_memory * 9 // 10, settings.connections)
             return _print(bootstrap(settings.socket, settings.admin_socket, settings.node, *bounds))
         case "key":
             return _print_key(arguments, settings.namespace)

@@ -44,8 +44,8 @@ class Settings(BaseModel):
     """Namespaces whose models may be called by a bare served name: comma-separated, or `*`."""
     held_requests: Annotated[int, Field(ge=0, le=100_000)] = 1000
     held_bytes: Annotated[int, Field(ge=0)] = 256 * 1024 * 1024
-    heap_bytes: Annotated[int, Field(ge=64 * 1024 * 1024)] = 1024 * 1024 * 1024
-    """Envoy's memory, below its container's limit: at 95 % it answers 503 instead of being killed."""
+    envoy_memory: Annotated[int, Field(ge=64 * 1024 * 1024)] = 1024 * 1024 * 1024
+    """Bytes that Envoy's container may use: before that it answers 503 instead of being killed."""
     connections: Annotated[int, Field(ge=1)] = 50_000
     """Clients' connections at once."""
     patience: Annotated[float, Field(ge=0)] = 3.0
