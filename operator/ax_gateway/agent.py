@@ -59,7 +59,7 @@ class Agent:
         self._clusters: dict[str, Route] = {}
         self._changed = asyncio.Event()
         self._certificate: Certificate | None = None
-        self._addresses = Addresses(settings.excepted_networks, self._changed.set)
+        self._addresses = Addresses(settings.excepted_networks, self._changed.set, settings.proxy_address)
         self._closed_now: dict[str, str] = {}
         self._problems: dict[str, str] = {}
         self._trusted = ""
@@ -167,9 +167,7 @@ class Agent:
             ),
             held=settings.held_requests,
             patience=Patience(settings.first_byte_seconds, settings.idle_seconds),
-            outside=Outside(
-                settings.hosted_first_byte_seconds, settings.idle_seconds, settings.proxy_address, settings.replicas
-            ),
+            outside=Outside(settings.hosted_first_byte_seconds, settings.idle_seconds, settings.replicas),
         )
 
     async def _last_world(self) -> World | None:
@@ -205,7 +203,9 @@ class Agent:
         self._hold.update(self._table)
         clients = tuple(client for _, client in sorted(world.clients.items()))
         self._books.know(self._table, world.apis.values(), clients, self._settings.replicas)
-        around = Surroundings(self._certificate, ways_out, clients, self._books.verdicts, self._trusted)
+        around = Surroundings(
+            self._certificate, ways_out, clients, self._books.verdicts, self._addresses.proxy, self._trusted
+        )
         self._snapshot = snapshots.build(self._table, around)
         for name, route in self._clusters.items():
             self._hold.set_ready(route.key, self._is_live(name, route))

@@ -69,6 +69,7 @@ class Surroundings:
     ways_out: tuple[WayOut, ...] = ()
     clients: tuple[Client, ...] = ()
     verdicts: routes.Verdicts = field(default_factory=routes.Verdicts)
+    proxy: tuple[str, int] | None = None
     trusted: str = field(default="", repr=False)
 
 
@@ -110,8 +111,8 @@ class Snapshots:
             name = way.api.name
             make = partial(_one, gates.gate_cluster, way.api, gateways)
             yield gate(name), self._keep("gate", name, way.api, make)
-            make = partial(_one, gates.api_cluster, way.api, shape.outside)
-            yield hosted_cluster(name), self._keep("api", name, way.api, make)
+            make = partial(_one, gates.api_cluster, way.api, around.proxy)
+            yield hosted_cluster(name), self._keep("api", name, (way.api, around.proxy), make)
 
     def _endpoints(self, table: RouteTable, around: Surroundings) -> Iterator[tuple[str, xds.Encoded]]:
         for found in table.routes:

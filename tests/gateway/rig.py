@@ -292,6 +292,12 @@ class Rig:
         labels = [(dict(each), int(value)) for each, value in found.items()]
         return {each["outcome"]: value for each, value in labels if each["model"] == model}
 
+    async def may_leave(self, key: str) -> bool:
+        """Whether Envoy has a route by which requests of a model may leave."""
+        dump = json.loads(await self.admin("config_dump?resource=dynamic_route_configs"))
+        said = json.dumps(dump, sort_keys=True)
+        return json.dumps({"ax": {"model": key, "residency": "Any"}}, sort_keys=True) in said
+
     async def admin(self, path: str) -> str:
         """Ask Envoy itself."""
         async with (

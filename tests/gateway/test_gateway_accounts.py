@@ -57,12 +57,8 @@ async def _hosted(rig: Rig, hosted: Replica, name: str, **spec: Any) -> str:
     rig.hosted_api(name, hosted, **PRICES, **spec)
     routing: dict[str, Any] = {"dataResidency": "Any", "hosted": {"apiRef": name}, "whileUnavailable": "Hosted"}
     key = await rig.serve(name, **routing)
-    await until(lambda: _known(rig, name), "the hosted API is known")
+    await until(lambda: rig.may_leave(key), "requests may leave")
     return key
-
-
-async def _known(rig: Rig, api: str) -> bool:
-    return f"hosted_{api}::127.0.0.1:" in await rig.admin("clusters")
 
 
 async def _sum(rig: Rig, family: str, **labels: str) -> float:
@@ -215,7 +211,7 @@ async def test_ways_are_told_apart(counting: Rig, hosted: Replica, replica: Star
     counting.hosted_api("ways", hosted, **PRICES)
     routing: dict[str, Any] = {"dataResidency": "Any", "hosted": {"apiRef": "ways"}, "whileUnavailable": "Hosted"}
     key = await counting.serve("ways", one, slots=2, **routing)
-    await until(lambda: _known(counting, "ways"), "the hosted API is known")
+    await until(lambda: counting.may_leave(key), "requests may leave")
     together(6, one, hosted)
     await asyncio.gather(*(counting.ask(key) for _ in range(6)))
     one.behave = one.status(500)

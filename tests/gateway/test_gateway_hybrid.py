@@ -6,11 +6,13 @@ import asyncio
 import json
 import uuid
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from tests.gateway.connect_proxy import ConnectProxy
 from tests.gateway.replica import Replica, together
 from tests.gateway.rig import Rig, until
 
@@ -36,11 +38,8 @@ class Hybrid:
         self.rig.hosted_api(self.api, self.hosted, **(api or {}))
         wanted = {"dataResidency": "Any", "hosted": {"apiRef": self.api}, "whileUnavailable": "Hosted"}
         await self.rig.serve(self.name, *replicas, slots=slots, **(wanted | routing))
-        await until(self.is_open, "the hosted API can be reached")
-
-    async def is_open(self) -> bool:
-        clusters = await self.rig.admin("clusters")
-        return f"hosted_{self.api}::127.0.0.1:" in clusters or f"hosted_{self.api}::[::1]:" in clusters
+        if "allowedNamespaces" not in (api or {}):
+            await until(lambda: self.rig.may_leave(self.key), "requests may leave")
 
     async def by(self, headers: dict[str, str] | None = None, **fields: Any) -> tuple[int, str]:
         """Return status and who served one request."""
@@ -332,6 +331,29 @@ async def test_key_is_rotated_without_a_restart_and_seen_nowhere(hybrid: Hybrid)
     assert KEY not in hybrid.rig.log()
     assert "another-key" not in hybrid.rig.log()
     assert KEY not in await hybrid.rig.admin("config_dump")
+
+
+async def test_proxy_is_asked_for_the_name(tmp_path: Path, hosted: Replica, hosted_settings: dict[str, Any]) -> None:
+    """Also for one that nobody else resolves; the API's certificate is verified through the tunnel."""
+    proxy = await ConnectProxy(hosted.port).start()
+    rig = Rig(tmp_path, **hosted_settings, proxy=f"localhost:{proxy.port}")
+    try:
+        await rig.start()
+        hybrid = Hybrid(rig, hosted)
+        await hybrid.serve()
+        await until(lambda: _is(hybrid.by(), (200, "hosted")), "the proxy leads to the API")
+        assert set(proxy.asked) == {f"localhost:{hosted.port}"}
+        rig.hosted_api(hybrid.api, None, baseUrl="https://only-the-proxy-knows.invalid/v1")
+        await until(lambda: _asked(hybrid, proxy, "only-the-proxy-knows.invalid:443"), "the proxy is asked")
+        assert len(hosted.seen) >= 1
+    finally:
+        await rig.stop()
+        await proxy.stop()
+
+
+async def _asked(hybrid: Hybrid, proxy: ConnectProxy, name: str) -> bool:
+    status, _ = await hybrid.by()
+    return name in proxy.asked and status == 503
 
 
 async def _is(found: Awaitable[Any], wanted: Any) -> bool:

@@ -122,10 +122,11 @@ def assignment(route: Route, hold_port: int) -> Resource:
     )
 
 
-def endpoint(address: str, port: int, by: str) -> Resource:
+def endpoint(address: str, port: int, by: str, hostname: str = "") -> Resource:
     """Return an endpoint and who answers there, for `x-ax-served-by` and the accounts."""
+    place: Resource = {"address": {"socket_address": {"address": address, "port_value": port}}}
     return {
-        "endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}},
+        "endpoint": place | ({"hostname": hostname} if hostname else {}),
         "metadata": {"filter_metadata": {"ax": {"by": by}}},
     }
 

@@ -28,23 +28,24 @@ from ax_gateway.envoy.words import (
 from ax_gateway.hosted import HostedAPI
 
 COOKIES = ["set-cookie", "alt-svc", "strict-transport-security", "server"]
+SLACK = 64
 TLS = "envoy.extensions.transport_sockets.tls.v3"
 
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """How requests leave: seconds to the first byte and between bytes, a proxy's host and port, gateways that share."""
+    """How requests leave: seconds to the first byte and between bytes, and how many gateways share the limits."""
 
     first_byte_seconds: float = 120.0
     idle_seconds: float = 300.0
-    proxy: tuple[str, int] | None = None
     gateways: int = 1
 
 
 def gate_cluster(api: HostedAPI, gateways: int) -> Resource:
     """Return the cluster that leads to an API's gate; a series of failures closes it for a while."""
     name = gate(api.name)
-    most = math.ceil(api.max_concurrency / max(1, gateways)) if api.max_concurrency else UNLIMITED
+    # The bound itself is kept by the choice of a cluster; what two workers let in at once must not fail here.
+    most = math.ceil(api.max_concurrency / max(1, gateways)) + SLACK if api.max_concurrency else UNLIMITED
     place = {
         "endpoint": {"address": {"envoy_internal_address": {"server_listener_name": name}}},
         "metadata": {"filter_metadata": {"ax": {"by": "hosted", "api": api.name}}},
@@ -167,8 +168,11 @@ def trusted_secret(bundle: str) -> Resource:
     return typed(f"{TLS}.Secret", name=TRUSTED, validation_context={"trusted_ca": {"inline_string": bundle}})
 
 
-def api_cluster(api: HostedAPI, outside: Outside) -> Resource:
-    """Return the cluster of an API's addresses, which the agent resolves and judges."""
+def api_cluster(api: HostedAPI, proxy: tuple[str, int] | None) -> Resource:
+    """Return the cluster of an API's addresses, which the agent resolves and judges.
+
+    Through a proxy (its address and port) every connection begins with CONNECT and the API's own name.
+    """
     name = hosted_cluster(api.name)
     socket = (
         _tls(api)
@@ -177,8 +181,8 @@ def api_cluster(api: HostedAPI, outside: Outside) -> Resource:
             "envoy.transport_sockets.raw_buffer", "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
         )
     )
-    if outside.proxy:
-        host, port = outside.proxy
+    if proxy:
+        host, port = proxy
         socket = extension(
             "envoy.transport_sockets.http_11_proxy",
             "envoy.extensions.transport_sockets.http_11_proxy.v3.Http11ProxyUpstreamTransport",
@@ -224,7 +228,7 @@ def api_cluster(api: HostedAPI, outside: Outside) -> Resource:
 
 def api_assignment(api: HostedAPI, addresses: tuple[str, ...]) -> Resource:
     """Return an API's addresses as endpoints."""
-    places = [endpoint(address, api.port, "hosted") for address in addresses]
+    places = [endpoint(address, api.port, "hosted", hostname=api.host) for address in addresses]
     return typed(
         "envoy.config.endpoint.v3.ClusterLoadAssignment",
         cluster_name=hosted_cluster(api.name),
