@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 LAST_ATTEMPT = 3
 """Envoy's route tries this often at most; a later answer of ours reaches the client."""
+BEGIN_SECONDS = 10.0
+"""How long a request waits for an agent that has just started to learn about models."""
 CATCH_UP_SECONDS = 0.05
 """How long a request waits here whose replicas Envoy does not see yet, or has ejected."""
 
@@ -42,6 +45,7 @@ class Hold:
         self._bounds = bounds
         self._changed = changed
         self._routes: dict[str, Route] = {}
+        self._known = asyncio.Event()
         self._ready: dict[str, asyncio.Event] = {}
         self._bytes = 0
         self._runner: web.AppRunner | None = None
@@ -53,6 +57,7 @@ class Hold:
     def update(self, table: RouteTable) -> None:
         """Know these models; who waits for one that is gone is let go, and gets Envoy's 404 or 503."""
         self._routes = {name: route for route in table.routes for name in route.names}
+        self._known.set()
         keys = {route.key for route in table.routes}
         for key in self._ready.keys() - keys:
             self._ready.pop(key).set()
@@ -80,10 +85,13 @@ class Hold:
             await self._runner.cleanup()
 
     async def _wait(self, request: web.Request) -> web.Response:
-        route = self._routes.get(request.headers.get(MODEL_HEADER, ""))
         size = 0
         async for piece in request.content.iter_any():
             size += len(piece)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BEGIN_SECONDS):
+                await self._known.wait()
+        route = self._routes.get(request.headers.get(MODEL_HEADER, ""))
         if route is None:
             return _refusal("The model is not served any more.", 5)
         key, event = route.key, self._ready.setdefault(route.key, asyncio.Event())

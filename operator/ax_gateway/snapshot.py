@@ -102,11 +102,12 @@ class Snapshots:
     def _clusters(self, table: RouteTable, around: Surroundings) -> Iterator[tuple[str, xds.Encoded]]:
         shape, gateways = self._shape, self._shape.outside.gateways
         for found in table.routes:
-            make = partial(_one, clusters.on_prem, found.key, shape.held)
-            yield on_prem_cluster(found.key), self._keep("cluster", found.key, None, make)
+            sticky = found.model.sticky
+            make = partial(_one, clusters.on_prem, found.key, shape.held, sticky)
+            yield on_prem_cluster(found.key), self._keep("cluster", found.key, sticky, make)
             if found.hosted:
-                pair = partial(_each, clusters.both, found.key, found.hosted.name, shape.held)
-                yield from self._keep("both", found.key, found.hosted.name, pair).items()
+                pair = partial(_each, clusters.both, found.key, found.hosted.name, shape.held, sticky)
+                yield from self._keep("both", found.key, (found.hosted.name, sticky), pair).items()
         for way in around.ways_out:
             name = way.api.name
             make = partial(_one, gates.gate_cluster, way.api, gateways)

@@ -52,6 +52,8 @@ class ModelRoute:
     residency: Residency = "OnPrem"
     hosted: str | None = None
     max_wait: float = 0.0
+    sticky: bool = False
+    """Whether requests of one `user` go to one replica."""
 
     @property
     def key(self) -> str:
@@ -142,6 +144,7 @@ def model_route(manifest: Mapping[str, Any]) -> ModelRoute:
         residency=routing.data_residency,
         hosted=routing.hosted.api_ref if routing.hosted else None,
         max_wait=seconds(routing.overflow.max_wait) if routing.overflow.max_wait else 0.0,
+        sticky=routing.session_affinity == "User",
     )
 
 

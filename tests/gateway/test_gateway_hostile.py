@@ -85,6 +85,7 @@ async def test_spoofed_headers_are_gone(rig: Rig, two: tuple[str, Replica, str, 
         "X-AX-Model": second,
         "x_ax_model": second,
         "x-ax-client": "--:root",
+        "x-ax-user": "root",
         "x-ax-needs": "tools",
         "x-ax-hold": "released",
         "x-ax-usage": "none",
@@ -96,13 +97,13 @@ async def test_spoofed_headers_are_gone(rig: Rig, two: tuple[str, Replica, str, 
         "x-envoy-expected-rq-timeout-ms": "1",
         "x-forwarded-for": "1.2.3.4",
     }
-    async with rig.post(first, headers=spoofed) as response:
+    async with rig.post(first, headers=spoofed, user="x" * 20_000) as response:
         assert response.status == 200
         assert response.headers["x-ax-served-by"] == "onprem"
     headers = allowed.seen[-1].headers
     assert headers["x-ax-model"] == first
     assert headers["x-ax-usage"] == "continuous"
-    assert not {"x-ax-client", "x-ax-needs", "x-ax-hold", "x_ax_model"} & set(headers)
+    assert not {"x-ax-client", "x-ax-needs", "x-ax-hold", "x_ax_model", "x-ax-user"} & set(headers)
     assert {name for name in headers if name.startswith("x-envoy")} <= {"x-envoy-attempt-count"}
     assert not secret.seen
 

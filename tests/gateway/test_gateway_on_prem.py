@@ -109,6 +109,27 @@ async def test_requests_go_to_the_least_busy_replica(rig: Rig, replica: Start) -
     assert 10 <= two.most <= 30
 
 
+async def test_user_stays_at_a_replica_that_is_not_too_busy(rig: Rig, replica: Start) -> None:
+    replicas = [await replica(str(number)) for number in range(3)]
+    key = await rig.serve("sticky", *replicas, sessionAffinity="User")
+
+    async def answered(user: str) -> str:
+        return str((await rig.ask(key, user=user))[1]["choices"][0]["message"]["content"])
+
+    chosen = {user: {await answered(user) for _ in range(5)} for user in map(str, range(30))}
+    assert all(len(names) == 1 for names in chosen.values()), "one user is always answered by the same replica"
+    assert len(set.union(*chosen.values())) == 3, "users are spread over all replicas"
+    assert not any("x-ax-user" in seen.headers for each in replicas for seen in each.seen)
+    together(13, *replicas)
+    crowd = []
+    for number in range(12):
+        crowd.append(asyncio.create_task(rig.ask(key, user="one")))
+        await until(lambda: sum(each.running for each in replicas) > number, "the next one is there")  # noqa: B023
+    await asyncio.gather(rig.ask(key, user="one"), *crowd)
+    assert min(each.most for each in replicas) >= 3, "a crowd of one user is spread"
+    assert (await rig.ask(key, user="x" * 100_000))[0] == 200
+
+
 @pytest.mark.parametrize("fault", ["500", "503", "429", "reset", "refused"])
 async def test_one_retry_goes_to_another_replica(rig: Rig, replica: Start, fault: str) -> None:
     bad, good = await replica("bad"), await replica("good")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from ax_gateway.envoy.words import (
     ADS,
     HOLD_HEADER,
+    USER_HEADER,
     Resource,
+    extension,
     first_cluster,
     gate,
     on_prem_cluster,
@@ -19,13 +21,20 @@ UNLIMITED = 1_000_000
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
-def on_prem(key: str, held: int) -> Resource:
+def on_prem(key: str, held: int, sticky: bool) -> Resource:
     """Return the cluster of a model's replicas.
 
-    It depends on the model's name alone: a cluster that changes forgets its requests in flight, by which overflow
-    is decided. `held` requests may come back at once as retries when a replica gets ready.
+    It depends on nothing else of the model: a cluster that changes forgets its requests in flight, by which overflow
+    is decided. `held` requests may come back at once as retries when a replica gets ready. Where one `user` goes to
+    one replica, that replica may have a quarter more in flight than the mean.
     """
     name = on_prem_cluster(key)
+    # Nobody is tried in panic: without a healthy replica requests wait.
+    common: Resource = {"healthy_panic_threshold": {"value": 0}}
+    balancing: Resource = {"lb_policy": "LEAST_REQUEST"}
+    if sticky:
+        common["consistent_hashing_lb_config"] = {"hash_balance_factor": 125}
+        balancing = {"lb_policy": "RING_HASH", "ring_hash_lb_config": {"minimum_ring_size": 256}}
     return typed(
         "envoy.config.cluster.v3.Cluster",
         name=name,
@@ -33,14 +42,13 @@ def on_prem(key: str, held: int) -> Resource:
         type="EDS",
         eds_cluster_config={"eds_config": ADS},
         connect_timeout="1s",
-        lb_policy="LEAST_REQUEST",
-        # Nobody is tried in panic: without a healthy replica requests wait.
-        common_lb_config={"healthy_panic_threshold": {"value": 0}},
+        common_lb_config=common,
+        **balancing,
         circuit_breakers={"thresholds": [limits(held)]},
         typed_extension_protocol_options={
             HTTP_OPTIONS: typed(
                 HTTP_OPTIONS,
-                explicit_http_config={"http_protocol_options": {}},
+                **_http1(sticky),
                 # Below the 75 s after which servers on aiohttp hang up, so that no request meets a closing connection.
                 common_http_protocol_options={"idle_timeout": "30s"},
                 outlier_detection={"error_matcher": _failed()},
@@ -60,7 +68,7 @@ def on_prem(key: str, held: int) -> Resource:
     )
 
 
-def both(key: str, api: str, held: int) -> list[Resource]:
+def both(key: str, api: str, held: int, sticky: bool) -> list[Resource]:
     """Return the two clusters that combine a model's replicas and its API, one for each order.
 
     An attempt goes to its place in the list, or where nobody is there to the next. Their own limits count too.
@@ -76,6 +84,7 @@ def both(key: str, api: str, held: int) -> list[Resource]:
             alt_stat_name=stat_name(name),
             connect_timeout="1s",
             lb_policy="CLUSTER_PROVIDED",
+            typed_extension_protocol_options={HTTP_OPTIONS: typed(HTTP_OPTIONS, **_http1(sticky))},
             circuit_breakers={"thresholds": [limits(held)]},
             cluster_type={
                 "name": "envoy.clusters.composite",
@@ -86,6 +95,23 @@ def both(key: str, api: str, held: int) -> list[Resource]:
         )
         for name, order in orders.items()
     ]
+
+
+def _http1(sticky: bool) -> Resource:
+    """Return how replicas are spoken to; the header that a sticky choice needed goes no further."""
+    options: Resource = {"explicit_http_config": {"http_protocol_options": {}}}
+    if sticky:
+        mutations = {"request_mutations": [{"remove": USER_HEADER}]}
+        filters = "envoy.extensions.filters.http"
+        options["http_filters"] = [
+            extension(
+                "envoy.filters.http.header_mutation",
+                f"{filters}.header_mutation.v3.HeaderMutation",
+                mutations=mutations,
+            ),
+            extension("envoy.filters.http.upstream_codec", f"{filters}.upstream_codec.v3.UpstreamCodec"),
+        ]
+    return options
 
 
 def limits(held: int) -> Resource:

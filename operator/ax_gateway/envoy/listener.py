@@ -23,6 +23,7 @@ from ax_gateway.envoy.words import (
     ROUTES,
     SERVED_BY_HEADER,
     TYPE_PREFIX,
+    USER_HEADER,
     Resource,
     extension,
     typed,
@@ -33,7 +34,7 @@ FILTERS = "envoy.extensions.filters.http"
 BUFFER_BYTES = MAX_BODY_BYTES + 512 * 1024
 
 
-INTERNAL = (MODEL_HEADER, CLIENT_HEADER, NEEDS_HEADER, HOLD_HEADER, FINAL_HEADER, SERVED_BY_HEADER)
+INTERNAL = (MODEL_HEADER, USER_HEADER, CLIENT_HEADER, NEEDS_HEADER, HOLD_HEADER, FINAL_HEADER, SERVED_BY_HEADER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,9 @@ def _connection_manager(front: Front) -> Resource:
             extension(
                 "envoy.filters.http.transform",
                 f"{FILTERS}.transform.v3.TransformConfig",
-                request_transformation={"headers_mutations": [_from_body(MODEL_HEADER, "model")]},
+                request_transformation={
+                    "headers_mutations": [_from_body(MODEL_HEADER, "model"), _from_body(USER_HEADER, "user")]
+                },
                 clear_route_cache=True,
             ),
             # Without a script but where a route names one. (A disabled filter could not be woken: the route that

@@ -31,6 +31,7 @@ from ax_gateway.envoy.words import (
     ROUTES,
     SERVED_BY_HEADER,
     USAGE_HEADER,
+    USER_HEADER,
     Resource,
     extension,
     first_cluster,
@@ -45,6 +46,7 @@ from ax_gateway.table import Route, RouteTable
 COMPLETIONS = r"/v1/(chat/)?completions(\?.*)?"
 MODELS = r"/v1/models/?(\?.*)?"
 RETRY_ON = "connect-failure,refused-stream,reset,5xx,retriable-status-codes,retriable-headers"
+REMOVED = ["authorization", "cookie", "proxy-authorization", "x-envoy-external-address"]
 MAX_DIRECT_RESPONSE_BYTES = 4 * 1024 * 1024
 CHOOSE = "choose"
 LUA_CLUSTER = "envoy.extensions.router.cluster_specifiers.lua.v3.LuaConfig"
@@ -91,7 +93,7 @@ def route_configuration(
         "include_request_attempt_count": True,
         # Asks our own frontends for the usage so far in every event; no other server knows it.
         "request_headers_to_add": [{"header": {"key": USAGE_HEADER, "value": "continuous"}}],
-        "request_headers_to_remove": ["authorization", "cookie", "proxy-authorization", "x-envoy-external-address"],
+        "request_headers_to_remove": REMOVED,
         "response_headers_to_add": [
             {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
             for key, value in said.items()
@@ -117,7 +119,13 @@ def on_match(found: Route, patience: Patience, limited: tuple[str, ...] | None =
     `limited` are the clients, by tag, among those with a list of models, that may use this one; None means that no
     client has a list. A request that must not leave takes a route that names nothing but the model's replicas.
     """
-    stay = route(route=_way(found, patience) | {"cluster": on_prem_cluster(found.key)}, metadata=_said(found, "OnPrem"))
+    # The choice of a replica by the user needs its header; there the cluster removes it.
+    hidden = [] if found.model.sticky else [USER_HEADER]
+    stay = route(
+        route=_way(found, patience) | {"cluster": on_prem_cluster(found.key)},
+        metadata=_said(found, "OnPrem"),
+        request_headers_to_remove=hidden,
+    )
     cases = []
     if limited is not None:
         stranger = fits(CLIENT_HEADER, LIMITED)
@@ -128,7 +136,7 @@ def on_match(found: Route, patience: Patience, limited: tuple[str, ...] | None =
         return nested(first_of(cases, otherwise=stay)) if cases else stay
     cases.append((either(fits(RESIDENCY_HEADER, ANYTHING), fits(CLIENT_HEADER, RESIDENT)), stay))
     leave: Resource = {"route": _way(found, patience) | {"cluster_specifier_plugin": CHOOSE}}
-    leave["metadata"] = _said(found, "Any")
+    leave |= {"metadata": _said(found, "Any"), "request_headers_to_remove": hidden}
     if found.hosted.lacks or found.hosted.context_length:
         leave["typed_per_filter_config"] = {NEEDS_FILTER: _needs(found)}
     return nested(first_of(cases, otherwise=route(**leave)))
@@ -157,8 +165,10 @@ def _way(found: Route, patience: Patience) -> Resource:
     # A request that is let go from waiting comes back as a retry, so the one retry of a failed replica comes on top.
     retries = 1 if found.endpoints or found.model.while_unavailable != "Hold" else 2
     first_byte = max(patience.first_byte, found.model.hold_timeout + 5)
+    by_user = {"header": {"header_name": USER_HEADER}}
     return {
         "timeout": "0s",
+        "hash_policy": [by_user] if found.model.sticky else [],
         "idle_timeout": f"{first_byte + patience.idle:g}s",
         "retry_policy": {
             "retry_on": RETRY_ON,

@@ -20,6 +20,7 @@ FINAL_HEADER: Final = "x-envoy-ratelimited"
 """An answer with this header is never retried, whatever its status."""
 RESIDENCY_HEADER: Final = "x-ax-data-residency"
 
+USER_HEADER: Final = "x-ax-user"
 CLIENT_HEADER: Final = "x-ax-client"
 NEEDS_HEADER: Final = "x-ax-needs"
 SERVED_BY_HEADER: Final = "x-ax-served-by"

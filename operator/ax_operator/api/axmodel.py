@@ -238,6 +238,8 @@ class Routing(Spec):
     hold_timeout: Duration = "300s"
     """Longest time that a request is held."""
     data_residency: Literal["OnPrem", "Any"] = "OnPrem"
+    session_affinity: Literal["None", "User"] = "None"
+    """User: requests with the same `user` in the body go to the same replica, unless it is much busier than others."""
 
 
 @rules(
