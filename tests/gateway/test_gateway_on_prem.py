@@ -126,7 +126,7 @@ async def test_user_stays_at_a_replica_that_is_not_too_busy(rig: Rig, replica: S
         crowd.append(asyncio.create_task(rig.ask(key, user="one")))
         await until(lambda: sum(each.running for each in replicas) > number, "the next one is there")  # noqa: B023
     await asyncio.gather(rig.ask(key, user="one"), *crowd)
-    assert min(each.most for each in replicas) >= 3, "a crowd of one user is spread"
+    assert max(each.most for each in replicas) <= 7, "a crowd of one user is spread: a quarter above the mean, and one"
     assert (await rig.ask(key, user="x" * 100_000))[0] == 200
 
 
