@@ -36,6 +36,7 @@ def canonical(quantity: str) -> str:
     if match is None:
         return quantity
     number, suffix = Fraction(match[1]), match[2] or ""
+    units: tuple[str, ...]
     if suffix.endswith("i"):
         value, units, base = ceil(number * 1024 ** _BINARY.index(suffix)), _BINARY, 1024
         if value < base:  # too small for a binary suffix
