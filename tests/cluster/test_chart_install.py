@@ -89,8 +89,9 @@ def needed() -> list[Question]:
     for kind in WATCHED:
         found += ask(OPERATOR, kind, "list", "watch", namespace=None)
     for kind in (*OWNED, AXENGINE):
+        found += ask(OPERATOR, kind, "patch")
         if kind != POD:
-            found += ask(OPERATOR, kind, "get", "create", "patch")
+            found += ask(OPERATOR, kind, "get", "create")
         if kind not in (POD, PVC):
             found += ask(OPERATOR, kind, "delete")
     for kind in (AXMODEL, AXENGINE, AXHOSTEDAPI):
@@ -112,7 +113,7 @@ def forbidden() -> list[Question]:
         if namespace != HOME:
             found += ask(GATEWAY, SECRET, "get", "list", "watch", namespace=namespace)
     found += ask(OPERATOR, AXMODEL, "create", "patch", "update", "delete")
-    found += ask(OPERATOR, POD, "create", "delete", "patch") + ask(OPERATOR, POD, "create", sub="exec")
+    found += ask(OPERATOR, POD, "create", "delete") + ask(OPERATOR, POD, "create", sub="exec")
     found += ask(OPERATOR, PVC, "delete") + ask(OPERATOR, NODE, "patch") + ask(OPERATOR, NAMESPACE, "create", "delete")
     found += ask(OPERATOR, CRD, "patch") + ask(
         OPERATOR, Kind("", "v1", "ServiceAccount", "serviceaccounts"), "create", sub="token"

@@ -174,7 +174,10 @@ class Pod:
         log = self.run / f"{name}.log"
         environment = {**self.environment(), **extra}
         if isolated:
-            command = [str(Path(sys.base_prefix) / "bin" / "python3"), *command[1:]]
+            # The embedded Python of Triton's stub takes its packages from the first python3 of PATH.
+            programs = Path(sys.base_prefix) / "bin"
+            command = [str(programs / "python3"), *command[1:]]
+            environment["PATH"] = os.pathsep.join((str(programs), os.defpath))
         with log.open("wb") as out:
             popen = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
         return Process(popen, log)
