@@ -149,7 +149,8 @@ class Snapshots:
 
     def _routes(self, table: RouteTable, around: Surroundings) -> xds.Encoded:
         """Encode the route configuration around parsed entries: parsing all of them anew takes a third of a second."""
-        frame = routes.route_configuration(table, {}, self._shape.outside.gateways, around.verdicts)
+        shape = self._shape
+        frame = routes.route_configuration(table, {}, shape.outside.gateways, around.verdicts, shape.front.accounts)
         message: Any = to_message(frame["@type"].removeprefix(TYPE_PREFIX), _without_type(frame))
         digest = hashlib.sha256(_json(frame).encode())
         cases = message.virtual_hosts[0].matcher.matcher_list.matchers

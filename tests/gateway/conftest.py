@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.gateway.accounting import client, status_is
 from tests.gateway.replica import Replica
-from tests.gateway.rig import Rig
+from tests.gateway.rig import Rig, until
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +45,20 @@ async def rig(tmp_path_factory: pytest.TempPathFactory, hosted_settings: dict[st
         yield found
     finally:
         await found.stop()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def counting(tmp_path_factory: pytest.TempPathFactory, hosted_settings: dict[str, Any]) -> AsyncIterator[Rig]:
+    """A gateway that asks for keys, counts and logs; its own client is `owner`."""
+    settings = hosted_settings | {"client_keys": "required", "access_log": "stdout", "node": "gateway-a"}
+    rig = Rig(tmp_path_factory.mktemp("counting"), **settings)
+    try:
+        await rig.start()
+        rig.session.headers.update(client(rig, "owner"))
+        await until(lambda: status_is(rig, "nobody's", 404), "the owner's key is known")
+        yield rig
+    finally:
+        await rig.stop()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -37,6 +37,7 @@ class Replica:
         self.chunks = 3
         self.interval = 0.0
         self.tells_usage = True
+        self.line_end = "\n"
         self._runner: web.AppRunner | None = None
 
     async def start(self, tls: ssl.SSLContext | None = None) -> Replica:
@@ -98,7 +99,7 @@ class Replica:
         return response
 
     async def event(self, response: web.StreamResponse, data: Any) -> None:
-        await response.write(f"data: {json.dumps(data)}\n\n".encode())
+        await response.write(f"data: {json.dumps(data)}{self.line_end * 2}".encode())
 
     def status(self, code: int, **headers: str) -> Behaviour:
         """Answer every request with this status."""

@@ -89,6 +89,7 @@ class Rig:
             "client_keys": "none",
         } | settings
         self.url = f"{'http' if self.settings['tls'] == 'insecure' else 'https'}://127.0.0.1:{self.port}"
+        self.concurrency = 2
         self.agent: asyncio.subprocess.Process | None = None
         self.envoy: asyncio.subprocess.Process | None = None
         self.session = aiohttp.ClientSession(
@@ -135,7 +136,7 @@ class Rig:
     async def start_envoy(self) -> None:
         config = self.folder / "envoy.yaml"
         config.write_text(await self.command("bootstrap"))
-        command = [str(envoy_binary()), "-c", str(config), "--concurrency", "2", "-l", "warning"]
+        command = [str(envoy_binary()), "-c", str(config), "--concurrency", str(self.concurrency), "-l", "warning"]
         command += ["--use-dynamic-base-id", "--reject-unknown-dynamic-fields", "--drain-time-s", "5"]
         command += ["--base-id-path", str(self.folder / "base-id")]
         self.envoy = await asyncio.create_subprocess_exec(*command, stdout=self._log, stderr=self._log)

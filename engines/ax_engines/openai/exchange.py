@@ -16,6 +16,9 @@ from ax_engines.openai.metrics import Metrics
 from ax_engines.openai.upstream import Stream
 from ax_engines.wire import Chunk, GenerateRequest
 
+TELL_EVERY = 8
+"""Tokens after which the gateway is told the usage so far: what it may miss of a stream that is left."""
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -32,18 +35,27 @@ class Exchange:
     last: float = 0
     prompts: dict[int, int] = field(default_factory=dict)
     completions: dict[int, int] = field(default_factory=dict)
+    told: int = 0
 
-    def tally(self, chunks: list[Chunk]) -> tuple[int, int]:
-        """Count the tokens of these chunks; return those of prompts and answers so far.
+    def tally(self, chunks: list[Chunk]) -> tuple[int, int] | None:
+        """Count the tokens of these chunks; return those of prompts and answers so far when it is time to tell them.
 
-        A prompt's are known when one of its choices ends, and what the engine says then corrects the sum of pieces.
+        That is every few tokens and at a choice's end, when the engine's own counts correct the sum of pieces and
+        the estimate of the prompt's.
         """
+        ended = False
         for chunk in chunks:
             so_far = self.completions.get(chunk.index, 0)
             self.completions[chunk.index] = chunk.usage.completion_tokens if chunk.usage else so_far + chunk.tokens
             if chunk.usage:
+                ended = True
                 self.prompts[chunk.index // self.requests[0].n] = chunk.usage.prompt_tokens
-        return sum(self.prompts.values()), sum(self.completions.values())
+        completion = sum(self.completions.values())
+        if not ended and completion - self.told < TELL_EVERY:
+            return None
+        self.told = completion
+        prompts = (self.prompts.get(number) or estimated(asked) for number, asked in enumerate(self.requests))
+        return sum(prompts), completion
 
     def tick(self) -> None:
         """Note that tokens have come."""
@@ -69,6 +81,13 @@ class Exchange:
                 "total_ms": round(1000 * (self.last - self.since), 3),
             }
         return usage
+
+
+def estimated(request: GenerateRequest) -> int:
+    """Return about how many tokens a prompt has that the engine has not counted yet: a quarter of its bytes."""
+    if request.token_ids is not None:
+        return len(request.token_ids)
+    return -(-len((request.prompt or "").encode()) // 4)
 
 
 class Writer:

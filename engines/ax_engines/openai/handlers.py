@@ -31,7 +31,7 @@ TIMEOUT_HEADER = "x-envoy-expected-rq-timeout-ms"
 TIMEOUT_SECONDS = 1800.0
 TIMING_HEADER = "x-ax-timing"
 USAGE_HEADER = "x-ax-usage"
-"""The gateway asks with `continuous` for the usage so far in every event, to count streams that are left too."""
+"""The gateway asks with `continuous` for the usage so far now and then, to count streams that are left too."""
 SSE_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 MAX_CHOICES = 128
 
@@ -184,7 +184,7 @@ class Handlers:
         def sink(chunks: list[Chunk]) -> None:
             exchange.tick()
             if counted:
-                events.tell(*exchange.tally(chunks))
+                events.tell(exchange.tally(chunks))
             data = [events.of(exchange.choices[index], group) for index, group in grouped(chunks)]
             write(data[0] if len(data) == 1 else b"".join(data))
 

@@ -26,8 +26,8 @@ class Events(Protocol):
     def of(self, choice: Choice, chunks: Sequence[Chunk]) -> bytes:
         """Return the events of one choice's chunks."""
 
-    def tell(self, prompt: int, completion: int) -> None:
-        """Put this usage into every event from now on."""
+    def tell(self, usage: tuple[int, int] | None) -> None:
+        """Put this usage (prompt, completion) into the next events; None puts what the client asked for."""
 
 
 class ChatEvents:
@@ -37,16 +37,16 @@ class ChatEvents:
         head = {"id": request_id, "object": "chat.completion.chunk", "created": created, "model": model}
         self._head = head
         self._start = f'data: {to_json(head)[:-1]},"choices":[{{"index":'
-        self._tail = ',"usage":null}\n\n' if usage else "}\n\n"
+        self._plain = self._tail = ',"usage":null}\n\n' if usage else "}\n\n"
         self._begun: set[int] = set()
 
     def head(self) -> dict[str, Any]:
         """Return what every event begins with."""
         return self._head
 
-    def tell(self, prompt: int, completion: int) -> None:
-        """Put this usage into every event from now on."""
-        self._tail = _usage_tail(prompt, completion)
+    def tell(self, usage: tuple[int, int] | None) -> None:
+        """Put this usage (prompt, completion) into the next events; None puts what the client asked for."""
+        self._tail = _usage_tail(*usage) if usage else self._plain
 
     def of(self, choice: Choice, chunks: Sequence[Chunk]) -> bytes:
         """Return the events of one choice's chunks."""
@@ -80,7 +80,7 @@ class CompletionEvents:
         head = {"id": request_id, "object": "text_completion", "created": created, "model": model}
         self._head = head
         self._start = f'data: {to_json(head)[:-1]},"choices":[{{"index":'
-        self._tail = ',"usage":null}\n\n' if usage else "}\n\n"
+        self._plain = self._tail = ',"usage":null}\n\n' if usage else "}\n\n"
         self._echo = echo
         self._begun: set[int] = set()
 
@@ -88,9 +88,9 @@ class CompletionEvents:
         """Return what every event begins with."""
         return self._head
 
-    def tell(self, prompt: int, completion: int) -> None:
-        """Put this usage into every event from now on."""
-        self._tail = _usage_tail(prompt, completion)
+    def tell(self, usage: tuple[int, int] | None) -> None:
+        """Put this usage (prompt, completion) into the next events; None puts what the client asked for."""
+        self._tail = _usage_tail(*usage) if usage else self._plain
 
     def of(self, choice: Choice, chunks: Sequence[Chunk]) -> bytes:
         """Return the events of one choice's chunks: one, with the end in it."""

@@ -6,6 +6,7 @@ exist, status codes, and which clusters were tried. Nothing of a prompt or an an
 
 from __future__ import annotations
 
+from ax_gateway.envoy.lua import USAGE_OF_STREAMS
 from ax_gateway.envoy.words import (
     CLIENT_HEADER,
     FIRST_BYTE_HEADER,
@@ -26,7 +27,6 @@ API = "%UPSTREAM_METADATA(ax:api)%"
 CLIENT = "%DYNAMIC_METADATA(ax:client)%"
 PROMPT = "%DYNAMIC_METADATA(ax:prompt)%"
 COMPLETION = "%DYNAMIC_METADATA(ax:completion)%"
-MAX_EVENT_BYTES = 1024 * 1024
 USAGE = {"prompt": "prompt_tokens", "completion": "completion_tokens"}
 # Microseconds between two tokens: what followed the first byte, whose time routes leave in a header, over all tokens.
 ITL = (
@@ -36,13 +36,12 @@ ITL = (
 
 
 def filters() -> list[Resource]:
-    """Return the filters that find usage in answers and the client's name in its tag."""
+    """Return the filters that find usage in answers and the client's name in its tag.
+
+    Streams are searched by Lua: Envoy's own sse_to_metadata parses every event, which costs a quarter of what a token
+    costs, and few events tell a usage.
+    """
     rules = [_rule(key, name) for key, name in USAGE.items()]
-    parser = extension(
-        "envoy.content_parsers.json",
-        "envoy.extensions.content_parsers.json.v3.JsonContentParser",
-        rules=[{"rule": rule} for rule in rules],
-    )
     name = {
         "metadata_namespace": SPACE,
         "key": "client",
@@ -55,9 +54,10 @@ def filters() -> list[Resource]:
             request_rules=[{"header": CLIENT_HEADER, "on_header_present": name}],
         ),
         extension(
-            "envoy.filters.http.sse_to_metadata",
-            f"{FILTERS}.sse_to_metadata.v3.SseToMetadata",
-            response_rules={"content_parser": parser, "max_event_size": MAX_EVENT_BYTES},
+            "ax.usage",
+            f"{FILTERS}.lua.v3.Lua",
+            default_source_code={"inline_string": USAGE_OF_STREAMS},
+            clear_route_cache=False,
         ),
         extension(
             "envoy.filters.http.json_to_metadata",

@@ -23,6 +23,7 @@ from ax_gateway.envoy.words import (
     ROUTES,
     SERVED_BY_HEADER,
     TYPE_PREFIX,
+    USAGE_HEADER,
     USER_HEADER,
     Resource,
     extension,
@@ -34,7 +35,16 @@ FILTERS = "envoy.extensions.filters.http"
 BUFFER_BYTES = MAX_BODY_BYTES + 512 * 1024
 
 
-INTERNAL = (MODEL_HEADER, USER_HEADER, CLIENT_HEADER, NEEDS_HEADER, HOLD_HEADER, FINAL_HEADER, SERVED_BY_HEADER)
+INTERNAL = (
+    MODEL_HEADER,
+    USER_HEADER,
+    USAGE_HEADER,
+    CLIENT_HEADER,
+    NEEDS_HEADER,
+    HOLD_HEADER,
+    FINAL_HEADER,
+    SERVED_BY_HEADER,
+)
 
 
 @dataclass(frozen=True, slots=True)

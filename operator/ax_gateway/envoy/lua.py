@@ -1,7 +1,8 @@
 """The Lua that Envoy runs where it has no configuration for a thing; values reach it as escaped literals or as data.
 
 `CHOOSE` picks the cluster of a request that may leave, by what is in flight; `NEEDS` marks requests that ask for what
-a hosted API lacks; `REWRITE` makes a request fit to leave. None of them runs for a model without a hosted API.
+a hosted API lacks; `REWRITE` makes a request fit to leave: none of these runs for a model without a hosted API.
+`USAGE_OF_STREAMS` finds the usage in streamed answers.
 """
 
 from __future__ import annotations
@@ -55,6 +56,30 @@ function envoy_on_route(handle)
   if full(handle, model[5], model[6]) then return model[1] end
   if full(handle, model[1], model[4]) then return model[3] end
   return model[2]
+end
+"""
+
+USAGE_OF_STREAMS = r"""
+local byte, find, sub, gmatch = string.byte, string.find, string.sub, string.gmatch
+local WANTED = { completion = '"completion_tokens"%s*:%s*(%d+)', prompt = '"prompt_tokens"%s*:%s*(%d+)' }
+local LONGEST_COUNT = 64
+
+function envoy_on_response(handle)
+  if not find(handle:headers():get("content-type") or "", "event-stream", 1, true) then return end
+  local rest = ""
+  for chunk in handle:bodyChunks() do
+    local bytes = rest .. chunk:getBytes(0, chunk:length())
+    -- Inside of a JSON string every quote is escaped, so content cannot look like a count.
+    if find(bytes, '_tokens"', 1, true) then
+      for name, pattern in pairs(WANTED) do
+        local last = nil
+        for number in gmatch(bytes, pattern) do last = tonumber(number) end
+        if last ~= nil and last < 1e9 then handle:streamInfo():dynamicMetadata():set("ax", name, last) end
+      end
+    end
+    -- The network may cut an event, and a count in it, anywhere; a line that has ended holds no half of one.
+    rest = byte(bytes, -1) == 10 and "" or sub(bytes, -LONGEST_COUNT)
+  end
 end
 """
 
@@ -191,6 +216,11 @@ function envoy_on_request(handle)
   handle:streamInfo():dynamicMetadata():set("ax", "bytes", #text)
 end
 
+-- A blank line ends an event; inside of one there is no raw line feed.
+local function pieces(bytes, streamed)
+  return streamed and select(2, string.gsub(bytes, "\n\r?\n", "")) or #bytes / 6
+end
+
 -- Count what is generated until its usage is seen: an answer that breaks off before that is accounted by this.
 local function count(handle)
   local events, tail = 0, ""
@@ -202,9 +232,7 @@ local function count(handle)
       data:set("ax", "open", 0)
       return
     end
-    -- A blank line ends an event; inside of one there is no raw line feed.
-    local ends = streamed and select(2, string.gsub(bytes, "\n\n", "")) or #bytes / 6
-    events = events + ends - (streamed and select(2, string.gsub(tail, "\n\n", "")) or #tail / 6)
+    events = events + pieces(bytes, streamed) - pieces(tail, streamed)
     data:set("ax", "events", math.ceil(events))
     tail = string.sub(bytes, -64)
   end

@@ -71,9 +71,16 @@ class Verdicts:
 
 
 def route_configuration(
-    table: RouteTable, entries: dict[str, Resource], gateways: int = 1, verdicts: Verdicts | None = None
+    table: RouteTable,
+    entries: dict[str, Resource],
+    gateways: int = 1,
+    verdicts: Verdicts | None = None,
+    accounts: bool = True,
 ) -> Resource:
-    """Return the RouteConfiguration of all models; `entries` are their `on_match` by name."""
+    """Return the RouteConfiguration of all models; `entries` are their `on_match` by name.
+
+    With `accounts` our own frontends are asked to tell the usage so far now and then; no other server knows the header.
+    """
     verdicts = verdicts or Verdicts()
     by_model: Resource = {"on_no_match": nested(_nobody())}
     if table.routes:
@@ -91,8 +98,7 @@ def route_configuration(
         "name": "all",
         "domains": ["*"],
         "include_request_attempt_count": True,
-        # Asks our own frontends for the usage so far in every event; no other server knows it.
-        "request_headers_to_add": [{"header": {"key": USAGE_HEADER, "value": "continuous"}}],
+        "request_headers_to_add": [{"header": {"key": USAGE_HEADER, "value": "continuous"}}] if accounts else [],
         "request_headers_to_remove": REMOVED,
         "response_headers_to_add": [
             {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
