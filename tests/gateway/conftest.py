@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from tests.gateway.accounting import client, status_is
 from tests.gateway.replica import Replica
 from tests.gateway.rig import Rig, until
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
@@ -50,8 +54,8 @@ async def rig(tmp_path_factory: pytest.TempPathFactory, hosted_settings: dict[st
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def counting(tmp_path_factory: pytest.TempPathFactory, hosted_settings: dict[str, Any]) -> AsyncIterator[Rig]:
     """A gateway that asks for keys, counts and logs; its own client is `owner`."""
-    settings = hosted_settings | {"client_keys": "required", "access_log": "stdout", "node": "gateway-a"}
-    rig = Rig(tmp_path_factory.mktemp("counting"), **settings)
+    more = hosted_settings | {"client_keys": "required", "access_log": "stdout", "node": "gateway-a"}
+    rig = Rig(tmp_path_factory.mktemp("counting"), **more)
     try:
         await rig.start()
         rig.session.headers.update(client(rig, "owner"))

@@ -196,7 +196,7 @@ class Rig:
         """Say which replicas of a model are ready: one EndpointSlice for each, as each has a port of its own."""
         namespace, _, name = model.partition("/")
         for each in (*replicas, *terminating):
-            self.api.put(_slice(namespace, name, each.port, each in terminating, slots))
+            self.api.put(endpoint_slice(namespace, name, each.port, each in terminating, slots))
         wanted = {f"{name}-{each.port}" for each in (*replicas, *terminating)}
         for old in self.api.names(ENDPOINTSLICE, namespace, f"{MODEL}={name}") - wanted:
             self.api.delete(ENDPOINTSLICE, namespace, old)
@@ -308,13 +308,16 @@ class Rig:
             return await response.text()
 
 
-def _slice(namespace: str, name: str, port: int, terminating: bool, slots: int | None) -> dict[str, Any]:
-    labels = {MODEL: name} | ({SLOTS: str(slots)} if slots else {})
+def endpoint_slice(
+    namespace: str, model: str, port: int, terminating: bool = False, slots: int | None = None, name: str = ""
+) -> dict[str, Any]:
+    """Return the EndpointSlice of one replica, by default called after its port."""
+    labels = {MODEL: model} | ({SLOTS: str(slots)} if slots else {})
     conditions = {"ready": not terminating, "serving": True, "terminating": terminating}
     return {
         "apiVersion": ENDPOINTSLICE.api_version,
         "kind": ENDPOINTSLICE.kind,
-        "metadata": {"namespace": namespace, "name": f"{name}-{port}", "labels": labels},
+        "metadata": {"namespace": namespace, "name": name or f"{model}-{port}", "labels": labels},
         "addressType": "IPv4",
         "ports": [{"name": "metrics", "port": 1}, {"name": "http", "port": port}],
         "endpoints": [{"addresses": ["127.0.0.1"], "conditions": conditions}],

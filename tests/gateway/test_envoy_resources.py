@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from google.protobuf.json_format import ParseError
@@ -84,9 +85,7 @@ def test_same_table_is_the_same_snapshot() -> None:
     one, two = Snapshots(SHAPE), Snapshots(SHAPE)
     first = one.build(_table(), Surroundings())
     assert one.build(_table(), Surroundings()) == first
-    assert {
-        kind: {n: e.version for n, e in found.items()} for kind, found in two.build(_table(), Surroundings()).items()
-    } == {kind: {n: e.version for n, e in found.items()} for kind, found in first.items()}
+    assert versions(two.build(_table(), Surroundings())) == versions(first)
 
 
 def test_endpoints_change_nothing_but_endpoints() -> None:
@@ -95,14 +94,48 @@ def test_endpoints_change_nothing_but_endpoints() -> None:
     assert {kind for kind in first if first[kind] != second[kind]} == {xds.ENDPOINTS}
 
 
+API = HostedAPI("api", "h", 443, True, "/v1", "m", namespaces=frozenset({"ns"}))
+lives = st.tuples(
+    st.builds(
+        ModelRoute,
+        namespace=st.just("ns"),
+        name=st.sampled_from(["m0", "m1"]),
+        served_names=st.sampled_from([(), ("bare",)]),
+        policy=st.sampled_from(["OnPremFirst", "HostedFirst", "HostedOnly"]),
+        while_unavailable=st.sampled_from(["Hosted", "Hold", "Reject"]),
+        hold_timeout=st.sampled_from([5.0, 50.0]),
+        residency=st.sampled_from(["OnPrem", "Any"]),
+        hosted=st.just("api"),
+        sticky=st.booleans(),
+    ),
+    st.builds(Replicas, st.integers(0, 2).map(lambda n: tuple(Endpoint("10.0.0.1", 1 + e) for e in range(n)))),
+    st.sampled_from([HostedAPI("other", "h", 443, True, "/v1", "m"), API, replace(API, lacks=("tools",))]),
+    st.sampled_from([(), (Client(name="c", keys=("k",), policy=KeyPolicy(models=("bare",))),)]),
+    st.sampled_from([Verdicts(), Verdicts(frozenset({"-l:c"}))]),
+)
+
+
+@settings(max_examples=50)
+@given(st.lists(lives, min_size=2, max_size=4))
+def test_what_was_kept_is_what_would_be_made_anew(steps: list[Any]) -> None:
+    snapshots = Snapshots(SHAPE)
+    for model, replicas, api, clients, verdicts in steps:
+        table = route_table([model], {model.key: replicas}, "*", {api.name: api})
+        around = Surroundings(ways_out=(WayOut(api),), clients=clients, verdicts=verdicts)
+        assert versions(snapshots.build(table, around)) == versions(Snapshots(SHAPE).build(table, around))
+
+
+def versions(snapshot: xds.Snapshot) -> dict[str, dict[str, str]]:
+    return {kind: {name: each.version for name, each in found.items()} for kind, found in snapshot.items()}
+
+
 def test_cluster_depends_on_the_name_alone() -> None:
     """A cluster that changes would forget what is in flight."""
-    api = HostedAPI("api", "h", 443, True, "/v1", "m", namespaces=frozenset({"ns"}))
     snapshots = Snapshots(SHAPE)
     plain = snapshots.build(_table(), Surroundings())[xds.CLUSTER]
     wish = ModelRoute("ns", "m0", residency="Any", hosted="api", policy="HostedFirst", hold_timeout=9, max_wait=7)
-    table = route_table([wish], {"ns/m0": Replicas((), 4)}, "*", {"api": api})
-    other = snapshots.build(table, Surroundings(ways_out=(WayOut(api),)))[xds.CLUSTER]
+    table = route_table([wish], {"ns/m0": Replicas((), 4)}, "*", {"api": API})
+    other = snapshots.build(table, Surroundings(ways_out=(WayOut(API),)))[xds.CLUSTER]
     assert other["onprem_ns/m0"] == plain["onprem_ns/m0"]
 
 
