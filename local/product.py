@@ -8,6 +8,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,11 @@ def model(cluster: Cluster, where: str, name: str) -> dict[str, Any]:
     return found
 
 
+def ready_replicas(cluster: Cluster, where: str, name: str) -> int:
+    """Return how many replicas of an AXModel are ready."""
+    return int((model(cluster, where, name).get("status") or {}).get("readyReplicas") or 0)
+
+
 def condition(obj: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """Return a condition of an object; an empty dict if it has none of that type."""
     conditions = (obj.get("status") or {}).get("conditions") or ()
@@ -166,8 +172,13 @@ def gateway_address(cluster: Cluster) -> tuple[str, int]:
     return str(spec["clusterIP"]), int(spec["ports"][0]["port"])
 
 
-def chat(address: tuple[str, int], model_name: str, question: str, *, patience: float = 120) -> Iterator[str]:
-    """Ask a question and yield the answer's pieces as they stream in; raises LocalError unless it is a 200."""
+def chat(
+    address: tuple[str, int], model_name: str, question: str, *, patience: float = 120
+) -> tuple[str, Iterator[str]]:
+    """Ask a question; return who answers (`onprem`, `hosted`) and the answer's pieces as they stream in.
+
+    Raises LocalError unless it is a 200.
+    """
     body = {
         "model": model_name,
         "messages": [{"role": "user", "content": question}],
@@ -176,19 +187,23 @@ def chat(address: tuple[str, int], model_name: str, question: str, *, patience: 
         "temperature": 0,
     }
     connection = http.client.HTTPConnection(*address, timeout=patience)
-    try:
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        if answer.status != http.client.OK:
-            raise LocalError(f"the gateway answered {answer.status}: {answer.read(2000).decode(errors='replace')}")
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    if answer.status != http.client.OK:
+        told = answer.read(2000).decode(errors="replace")
+        connection.close()
+        raise LocalError(f"the gateway answered {answer.status}: {told}")
+    return answer.headers["x-ax-served-by"], _pieces(connection, answer)
+
+
+def _pieces(connection: http.client.HTTPConnection, answer: http.client.HTTPResponse) -> Iterator[str]:
+    with closing(connection):
         for line in answer:
             data = line.removeprefix(b"data: ").strip()
             if not line.startswith(b"data: ") or data == b"[DONE]":
                 continue
             for choice in json.loads(data).get("choices") or ():
                 yield choice["delta"].get("content") or ""
-    finally:
-        connection.close()
 
 
 def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:

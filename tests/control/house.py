@@ -20,6 +20,7 @@ from ax_operator.control.occupancy import Occupancy
 from ax_operator.control.operator import Operator
 from ax_operator.control.wakes import Key
 from ax_operator.kinds import AXENGINE, AXMODEL, DEPLOYMENT, JOB, POD, kind_of
+from ax_operator.plan.hosted import Told
 from ax_operator.plan.world import Settings
 from ax_operator.settings import ProcessSettings
 from tests.fakes import Crash, FakeCluster
@@ -63,6 +64,8 @@ class NoSignals:
         self.told: dict[str, dict[str, Progress]] = {}
         self.requests: dict[Key, dict[str, float]] = {}
         self.shut: frozenset[str] = frozenset()
+        self.apis: dict[str, tuple[Told, ...]] = {}
+        self.nack: str | None = None
         self.foreign = Occupancy(FakeCluster(), Cache())
 
     def measured(self, key: Key) -> Measured | None:
@@ -73,6 +76,12 @@ class NoSignals:
 
     def closed(self) -> frozenset[str]:
         return self.shut
+
+    def hosted(self, api: str) -> tuple[Told, ...]:
+        return self.apis.get(api, ())
+
+    def refused(self) -> str | None:
+        return self.nack
 
     def progress(self, namespace: str) -> Mapping[str, Progress]:
         return self.told.get(namespace, {})

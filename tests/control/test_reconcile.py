@@ -4,11 +4,12 @@ import copy
 
 import pytest
 
-from ax_operator.api.names import ENGINE, MANAGED_BY, MANAGED_BY_VALUE, USABLE_BY, USABLE_BY_VALUE
+from ax_operator.api.names import API_VERSION, ENGINE, MANAGED_BY, MANAGED_BY_VALUE, USABLE_BY, USABLE_BY_VALUE
 from ax_operator.control.measures import Measured
-from ax_operator.control.wakes import model_key
-from ax_operator.kinds import AXENGINE, AXMODEL, CONFIGMAP, DEPLOYMENT, JOB, PVC, SERVICE, SERVICEACCOUNT
+from ax_operator.control.wakes import EVERYTHING, hosted_key, model_key
+from ax_operator.kinds import AXENGINE, AXHOSTEDAPI, AXMODEL, CONFIGMAP, DEPLOYMENT, JOB, PVC, SERVICE, SERVICEACCOUNT
 from ax_operator.kube_errors import Forbidden, Invalid, Unreachable
+from ax_operator.plan.hosted import Told
 from ax_operator.plan.scaling import Requests
 from tests.control.house import SETTINGS, House, model, node
 
@@ -289,6 +290,37 @@ async def test_a_held_request_wakes_a_model_that_sleeps_and_idleness_puts_it_to_
     await house.settle()
     assert house.cluster.one(DEPLOYMENT)["spec"]["replicas"] == 1
     assert house.cluster.one(AXMODEL)["status"]["queue"]["held"] == 1
+
+
+async def test_a_hosted_api_tells_its_state_and_its_spending_at_a_calm_pace(house):
+    api = {"apiVersion": API_VERSION, "kind": "AXHostedAPI", "metadata": {"name": "ax"}, "spec": {}}
+    house.cluster.put(api)
+    await house.settle()
+    key = hosted_key("ax")
+    before = house.cluster.calls["status AXHostedAPI"]
+    for second in range(60):
+        house.signals.apis["ax"] = (Told("reachable", float(second)),)
+        house.operator.wake(key)
+        await house.later(1)
+    status = house.cluster.one(AXHOSTEDAPI)["status"]
+    assert {c["type"]: c["status"] for c in status["conditions"]} == {"Reachable": "True", "Open": "True"}
+    assert status["spentToday"] > 40
+    assert house.cluster.calls["status AXHostedAPI"] - before <= 8
+    house.signals.apis["ax"] = (Told("key_rejected", 60.0),)
+    house.operator.wake(key)
+    await house.settle()
+    assert house.cluster.one(AXHOSTEDAPI)["status"]["conditions"][0]["reason"] == "KeyRejected"
+
+
+async def test_a_configuration_that_envoy_refuses_is_said_of_models(house):
+    house.cluster.put(model())
+    await house.proceed()
+    house.signals.nack = "Cluster: no such field"
+    house.operator.wake(EVERYTHING)
+    await house.later(2)
+    conditions = {c["type"]: c for c in house.cluster.one(AXMODEL)["status"]["conditions"]}
+    assert conditions["Routed"]["reason"] == "ConfigurationRefused"
+    assert "no such field" in conditions["Routed"]["message"]
 
 
 async def test_numbers_that_change_with_every_request_are_written_at_a_calm_pace(house):

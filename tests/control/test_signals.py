@@ -15,8 +15,9 @@ from ax_operator.control.measures import GatewayMeasure
 from ax_operator.control.metrics import Metrics
 from ax_operator.control.questions import LIMIT_BYTES, GatewayLoad, NoAnswer, Ports, Questions, sums
 from ax_operator.control.signals import Signals
-from ax_operator.control.wakes import Key, model_key, store_key
+from ax_operator.control.wakes import EVERYTHING, Key, hosted_key, model_key, store_key
 from ax_operator.kinds import POD
+from ax_operator.plan.hosted import Told
 from tests.fakes import FakeCluster
 
 SMOL = model_key("ns", "smol")
@@ -265,6 +266,28 @@ async def test_a_held_request_wakes_its_model_at_once(pods):
         assert (found.in_flight, found.held, found.age) == (4, 1, 0)
         rig.now = 7
         assert rig.signals.measured(SMOL).age == 7
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_news_of_a_hosted_api_and_a_refusal_wake_who_tells_of_them(pods):
+    gateway = pod("g", "127.0.0.1", {COMPONENT: "gateway"})
+    gateway["metadata"]["namespace"] = "ax-system"
+    async with loopback(pods, "127.0.0.1"), Questions(Ports(gateway=pods.port)) as questions:
+        rig = Rig(questions, gateways=True)
+        rig.cluster.put(gateway)
+        pods.loads["127.0.0.1"] = {"version": 1, "hosted": {"ax": {"state": "unknown", "spentToday": 0.0}}}
+        running = asyncio.create_task(rig.signals.run())
+        await rig.until_woken(hosted_key("ax"))
+        assert (rig.signals.hosted("ax"), rig.signals.refused()) == ((Told(),), None)
+        assert EVERYTHING not in rig.woken
+        state = {"state": "reachable", "spentToday": 12.5, "closed": "spent"}
+        pods.loads["127.0.0.1"] = {"version": 2, "hosted": {"ax": state}, "rejected": {"Cluster": "no such field"}}
+        pods.changed.set()
+        await rig.until_woken(EVERYTHING)
+        assert rig.signals.hosted("ax") == (Told("reachable", 12.5, "spent"),)
+        assert rig.signals.refused() == "Cluster: no such field"
+        assert rig.signals.hosted("other") == ()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

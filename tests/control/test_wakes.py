@@ -4,10 +4,10 @@ import pytest
 
 from ax_operator.api.names import COMPONENT, ENGINE, MODEL
 from ax_operator.control.cache import Change
-from ax_operator.control.wakes import EVERYTHING, keys_of, model_key, store_key
+from ax_operator.control.wakes import EVERYTHING, hosted_key, keys_of, model_key, store_key
 from ax_operator.kinds import AXENGINE, AXHOSTEDAPI, AXMODEL, CONFIGMAP, DEPLOYMENT, JOB, NODE, POD, PVC
 
-SMOL, STORE = model_key("ns", "smol"), store_key("ns")
+SMOL, STORE, API = model_key("ns", "smol"), store_key("ns"), hosted_key("smol")
 
 
 def thing(labels: dict | None = None, name: str = "smol", namespace: str | None = "ns", **more) -> dict:
@@ -53,9 +53,9 @@ def node(**status) -> dict:
             id="a pod is relabelled",
         ),
         pytest.param(Change(POD, None, thing()), set(), id="something without our labels"),
-        pytest.param(Change(AXHOSTEDAPI, None, thing(namespace=None)), {EVERYTHING}, id="a hosted API comes"),
+        pytest.param(Change(AXHOSTEDAPI, None, thing(namespace=None)), {EVERYTHING, API}, id="a hosted API comes"),
         pytest.param(
-            Change(AXHOSTEDAPI, thing(namespace=None), thing(namespace=None, status={})), set(), id="it spends money"
+            Change(AXHOSTEDAPI, thing(namespace=None), thing(namespace=None, status={})), {API}, id="it spends money"
         ),
         pytest.param(Change(NODE, None, node()), {EVERYTHING}, id="a node comes"),
         pytest.param(

@@ -38,6 +38,7 @@ from ax_operator.kinds import (
     SERVICE,
     SERVICEACCOUNT,
 )  # fmt: skip
+from ax_operator.plan.hosted import Told
 from ax_operator.plan.scaling import Load, Memory
 from ax_operator.plan.world import Seen, Settings, World
 
@@ -57,6 +58,8 @@ class Signals(Protocol):
     def measured(self, key: Key) -> Measured | None: ...
     def busy(self, key: Key) -> Mapping[str, float]: ...
     def closed(self) -> frozenset[str]: ...
+    def hosted(self, api: str) -> tuple[Told, ...]: ...
+    def refused(self) -> str | None: ...
     def progress(self, namespace: str) -> Mapping[str, Progress]: ...
     def forget(self, key: Key) -> None: ...
     async def first(self) -> None: ...
@@ -108,10 +111,14 @@ class Observer:
                 hosted=dict(self._hosted()),
                 names=self._holders(),
             )
-        closed = self._signals.closed()
-        if closed != self._world.closed:
-            self._world = replace(self._world, closed=closed)
+        closed, refused = self._signals.closed(), self._signals.refused()
+        if (closed, refused) != (self._world.closed, self._world.refused):
+            self._world = replace(self._world, closed=closed, refused=refused)
         return self._world
+
+    def hosted(self, name: str) -> tuple[Told, ...]:
+        """Return what each gateway says of a hosted API."""
+        return self._signals.hosted(name)
 
     def model(self, key: Key, secret: Any = None, *, rivals: bool = True) -> Seen:
         """Return what one model sees: its own objects, its namespace's AXEngines, and who rolls before it."""

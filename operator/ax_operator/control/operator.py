@@ -21,9 +21,9 @@ from ax_operator.control.metrics import Metrics
 from ax_operator.control.observe import OWNED, WATCHED, Fixed, Observer, Signals
 from ax_operator.control.reconcile import Cluster, Reconciler
 from ax_operator.control.report import Reporter
-from ax_operator.control.wakes import EVERYTHING, Key, keys_of, model_key, store_key
+from ax_operator.control.wakes import EVERYTHING, Key, hosted_key, keys_of, model_key, own_key, store_key
 from ax_operator.control.workqueue import WorkQueue
-from ax_operator.kinds import AXENGINE, AXMODEL, Kind
+from ax_operator.kinds import AXENGINE, AXHOSTEDAPI, AXMODEL, Kind
 from ax_operator.kube_errors import KubeError
 from ax_operator.settings import ProcessSettings
 
@@ -85,6 +85,8 @@ class Operator:
         self.queue.start()
         for model in self.cache.select(AXMODEL):
             self.wake(model_key(model["metadata"]["namespace"], model["metadata"]["name"]))
+        for api in self.cache.select(AXHOSTEDAPI):
+            self.wake(hosted_key(api["metadata"]["name"]))
         for kind in (AXENGINE, *OWNED):  # a store may have to be swept after its last engine and model have gone
             for each in self.cache.select(kind):
                 self.wake(store_key(each["metadata"]["namespace"]))
@@ -147,7 +149,7 @@ class Operator:
     def _reported(self, change: Change) -> None:
         """Take over the answer to a status that we wrote; only a condition that flipped calls for another look."""
         meta = (change.new or {})["metadata"]
-        own = store_key(meta["namespace"]) if change.kind == AXENGINE else model_key(meta["namespace"], meta["name"])
+        own = own_key(change.kind, meta)
         self._noted(change, without=None if change.respecified or _flipped(change) else own)
 
     # --- work ---

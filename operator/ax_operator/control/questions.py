@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
 
 from ax_engines import wire
 from ax_engines.contract import METRICS_PORT, PROGRESS_PORT, Progress
@@ -51,10 +52,13 @@ class ModelLoad(BaseModel):
 
 
 class HostedState(BaseModel):
-    """One hosted API at one gateway; more is told than is needed here."""
+    """One hosted API at one gateway."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel)
 
+    state: str = Field("unknown", max_length=64)
+    spent_today: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """KRW since midnight in Seoul, of all gateways."""
     closed: str | None = None
     """Why it must not be used now: its budget is spent, its key is missing, its name is not resolved."""
 
@@ -66,6 +70,8 @@ class GatewayLoad(BaseModel):
 
     version: int
     complete: bool = True
+    rejected: dict[str, str] = Field(default_factory=dict, max_length=100)
+    """What Envoy refused of its newest configuration, by type; the last good one stays."""
     hosted: dict[str, HostedState] = Field(default_factory=dict, max_length=10_000)
     models: dict[str, ModelLoad] = Field(default_factory=dict, max_length=100_000)
 

@@ -22,8 +22,21 @@ from ax_operator.control.observe import Observer
 from ax_operator.control.ownership import up_to_date
 from ax_operator.control.report import Reporter
 from ax_operator.control.wakes import EVERYTHING, Key, model_key
-from ax_operator.kinds import AXENGINE, AXMODEL, CONFIGMAP, DEPLOYMENT, JOB, POD, PVC, SECRET, Kind, kind_of
+from ax_operator.kinds import (
+    AXENGINE,
+    AXHOSTEDAPI,
+    AXMODEL,
+    CONFIGMAP,
+    DEPLOYMENT,
+    JOB,
+    POD,
+    PVC,
+    SECRET,
+    Kind,
+    kind_of,
+)
 from ax_operator.kube_errors import Conflict, Forbidden, Invalid
+from ax_operator.plan.hosted import hosted_status
 from ax_operator.plan.model import TICK, plan_model
 from ax_operator.plan.scaling import Load
 from ax_operator.plan.store import plan_store
@@ -91,7 +104,8 @@ class Reconciler:
         """Do one piece of work; return seconds after which to look again."""
         if key.kind == EVERYTHING.kind:
             raise ValueError("everything is spread out by the operator, one model at a time")
-        return await (self._model(key) if key.kind == AXMODEL.kind else self._store(key))
+        work = {AXMODEL.kind: self._model, AXHOSTEDAPI.kind: self._hosted}.get(key.kind, self._store)
+        return await work(key)
 
     def users(self, namespace: str, engine: str) -> set[Key]:
         """Return the models whose last plan named this AXEngine."""
@@ -121,6 +135,13 @@ class Reconciler:
         if refusals:
             raise refusals[0].error
         return _earlier(wait, again)
+
+    async def _hosted(self, key: Key) -> float | None:
+        api = self._cache.get(AXHOSTEDAPI, None, key.name)
+        if api is None:
+            return None
+        now = self._clock()
+        return await self._reporter.hosted(api, hosted_status(api, self._observer.hosted(key.name), now), now)
 
     async def _store(self, key: Key) -> float | None:
         now = self._clock()

@@ -1,7 +1,8 @@
 """What was observed becomes status, Events and metrics: written only if it says something new.
 
 Numbers that change with every request (`status.queue`, a build's percent) are written at most every `CALM` seconds;
-conditions at once. One Event tells of each condition that flipped, or that stays False for another reason.
+conditions and scaling decisions at once. One Event tells of each condition that flipped, or that stays False for
+another reason.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 Manifest = dict[str, Any]
 CALM = 10.0
 REFUSED = "Refused"
-_FLEETING = ("queue", "progress", "scaling")
+_FLEETING = ("queue", "progress", "spentToday")
 
 
 class Writer(Protocol):
@@ -69,6 +70,10 @@ class Reporter:
             self._metrics.builds.labels("failed", reason).inc()
         return later
 
+    async def hosted(self, api: Manifest, status: Manifest, now: float) -> float | None:
+        """Write an AXHostedAPI's status; return as `model` does."""
+        return await self._write(api, status, now)
+
     def decided(self, namespace: str, name: str, decision: Decision) -> None:
         """Show what the autoscaler said of a model, and count the changes of its number."""
         before = self._replicas.get((namespace, name))
@@ -93,7 +98,7 @@ class Reporter:
         manifest = {
             "apiVersion": seen["apiVersion"],
             "kind": seen["kind"],
-            "metadata": {"name": meta["name"], "namespace": meta["namespace"]},
+            "metadata": {key: meta[key] for key in ("name", "namespace") if meta.get(key)},
             "status": status,
         }
         try:

@@ -20,9 +20,10 @@ from ax_operator.control.measures import GatewayMeasure, Measured, PodMeasure, m
 from ax_operator.control.metrics import Metrics
 from ax_operator.control.occupancy import Lister, Occupancy
 from ax_operator.control.questions import NoAnswer, Questions
-from ax_operator.control.wakes import Key, model_key, store_key
+from ax_operator.control.wakes import EVERYTHING, Key, hosted_key, model_key, store_key
 from ax_operator.kinds import POD
 from ax_operator.kube_errors import KubeError
+from ax_operator.plan.hosted import Told
 from ax_operator.plan.scaling import Requests
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,18 @@ class Signals:
             for name, state in (each.load.hosted.items() if each.load else ())
             if state.closed
         )
+
+    def hosted(self, api: str) -> tuple[Told, ...]:
+        """Return what each gateway says of a hosted API."""
+        found = (each.load.hosted.get(api) for each in self._gateways.values() if each.load)
+        return tuple(Told(state.state, state.spent_today, state.closed) for state in found if state)
+
+    def refused(self) -> str | None:
+        """Return what an Envoy refused of its newest configuration, if it did."""
+        for each in self._gateways.values():
+            for what, reason in sorted((each.load.rejected if each.load else {}).items()):
+                return f"{what}: {reason}"
+        return None
 
     def progress(self, namespace: str) -> Mapping[str, Progress]:
         """Return how far the builds of a namespace are, by AXEngine."""
@@ -197,7 +210,13 @@ class Signals:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             self._metrics.scrapes.labels("gateway", "answered").inc()
+            before = gateway.load
             gateway.answered(load, self._clock())
+            for name, state in load.hosted.items():
+                if before is None or before.hosted.get(name) != state:
+                    self._wake(hosted_key(name))
+            if (before.rejected if before else {}) != load.rejected:
+                self._wake(EVERYTHING)
             self._look(model_key(*name.split("/", 1)) for name in load.models if "/" in name)
 
     def _look(self, keys: Iterable[Key]) -> None:

@@ -3,7 +3,8 @@
 AXModel                      itself; its namespace's store if its spec changed
 AXEngine                     its namespace's store, and the models that use it
 what we made                 the model or the store whose label it carries
-Node, AXHostedAPI            all models, a little later
+AXHostedAPI                  itself; all models, a little later, if its spec changed
+Node                         all models, a little later
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Any, NamedTuple
 
 from ax_operator.api.names import COMPONENT, COMPONENT_BUILD, COMPONENT_STORE, COMPONENT_SWEEP, ENGINE, MODEL
 from ax_operator.control.cache import Change
-from ax_operator.kinds import AXENGINE, AXHOSTEDAPI, AXMODEL, CONFIGMAP, DEPLOYMENT, NODE, POD
+from ax_operator.kinds import AXENGINE, AXHOSTEDAPI, AXMODEL, CONFIGMAP, DEPLOYMENT, NODE, POD, Kind
 
 
 class Key(NamedTuple):
-    """One piece of work: a model, a namespace's store, or everything."""
+    """One piece of work: a model, a namespace's store, a hosted API, or everything."""
 
     kind: str
     namespace: str = ""
@@ -41,6 +42,18 @@ def store_key(namespace: str) -> Key:
     return Key("Store", namespace)
 
 
+def hosted_key(name: str) -> Key:
+    """Return the key of one AXHostedAPI."""
+    return Key("AXHostedAPI", "", name)
+
+
+def own_key(kind: Kind, metadata: dict[str, Any]) -> Key:
+    """Return the key under which a status of ours was written."""
+    if kind == AXHOSTEDAPI:
+        return hosted_key(metadata["name"])
+    return store_key(metadata["namespace"]) if kind == AXENGINE else model_key(metadata["namespace"], metadata["name"])
+
+
 def keys_of(change: Change) -> set[Key]:
     """Return what has to be looked at anew; models that use an AXEngine are added by who knows them."""
     return set(_keys(change))
@@ -56,6 +69,7 @@ def _keys(change: Change) -> Iterator[Key]:
     elif change.kind == AXENGINE:
         yield store_key(namespace)
     elif change.kind == AXHOSTEDAPI:
+        yield hosted_key(meta["name"])
         if change.respecified:
             yield EVERYTHING
     elif change.kind == NODE:

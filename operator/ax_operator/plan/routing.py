@@ -20,6 +20,9 @@ def routed(model: Json, routing: Routing, serving: ServingStep, world: World) ->
         bare, holder = taken[0]
         message = f"served name {bare!r} is held by {holder}, which is older: choose another; {namespace}/{name} works"
         return Fact(ROUTED, "False", "NameConflict", message)
+    if world.refused:
+        message = f"Envoy refused its newest configuration and keeps the last good one: {world.refused}"
+        return Fact(ROUTED, "False", "ConfigurationRefused", message)
     hosted = routing.hosted is not None
     if routing.hosted:
         api = world.hosted.get(routing.hosted.api_ref)

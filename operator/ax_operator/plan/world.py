@@ -78,6 +78,8 @@ class World:
     hosted: Mapping[str, AXHostedAPISpec] = field(default_factory=dict)
     closed: frozenset[str] = frozenset()
     """Hosted APIs that gateways must not use now: their budget is spent, or their key is missing."""
+    refused: str | None = None
+    """What an Envoy refused of its newest configuration; it keeps the last good one."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Bare served name -> `<namespace>/<name>` of the model that holds it."""
 
