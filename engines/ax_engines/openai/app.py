@@ -114,6 +114,7 @@ class Frontend:
         app.router.add_post("/tokenize", self._counted("tokenize", handlers.tokenize))
         app.router.add_get("/v1/models", handlers.models)
         app.router.add_get("/v1/models/{name:.+}", handlers.one_model)
+        app.router.add_get("/openapi.json", handlers.document)
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._is_ready)
         return app
@@ -166,6 +167,10 @@ class Frontend:
             failure = ApiError(413, f"The body is larger than {self._max_body} bytes.", code="body_too_large")
         except web.HTTPNotFound:
             failure = ApiError(404, f"There is no {request.method} {request.path}.", code="unknown_url")
+        except web.HTTPMethodNotAllowed as error:
+            allow = ", ".join(sorted(error.allowed_methods))
+            message = f"{request.path} does not know {request.method}; use {allow}."
+            failure = ApiError(405, message, code="method_not_allowed", allow=allow)
         except web.HTTPException as error:
             failure = of_status(error.status)
         except UnicodeEncodeError:

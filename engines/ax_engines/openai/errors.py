@@ -37,6 +37,7 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after: int | None = None,
+        allow: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -44,6 +45,7 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.retry_after = retry_after
+        self.allow = allow
 
     @classmethod
     def of_engine(cls, error: EngineError) -> ApiError:
@@ -60,7 +62,8 @@ class ApiError(Exception):
 
     def headers(self) -> Mapping[str, str]:
         """Return the headers that belong to the error."""
-        return {"Retry-After": str(self.retry_after)} if self.retry_after else {}
+        headers = {"Retry-After": str(self.retry_after)} if self.retry_after else {}
+        return headers | {"Allow": self.allow} if self.allow else headers
 
 
 def of_status(status: int) -> ApiError:

@@ -18,6 +18,7 @@ from ax_engines.openai import sse
 from ax_engines.openai.answers import Choice, chat_logprobs, completion_logprobs, to_json
 from ax_engines.openai.chat import ToolPlan, chat_request
 from ax_engines.openai.completions import completion_requests
+from ax_engines.openai.document import document
 from ax_engines.openai.errors import ApiError
 from ax_engines.openai.exchange import Exchange, Writer, all_ended, any_begun, check_complete, grouped, shifted
 from ax_engines.openai.metrics import Metrics
@@ -111,6 +112,10 @@ class Handlers:
         name = request.match_info["name"]
         self._model.check_name(name)
         return json_response(self._model_json(name))
+
+    async def document(self, _: web.Request) -> web.Response:
+        """GET /openapi.json."""
+        return json_response(document(self._model.names))
 
     async def tokenize(self, request: web.Request) -> web.Response:
         """POST /tokenize, as vLLM has it: how many tokens a prompt or a chat is to the model."""

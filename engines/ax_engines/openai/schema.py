@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from ax_engines.openai.errors import ApiError
 
@@ -19,6 +19,46 @@ MAX_DEPTH = 64
 MAX_NODES = 100_000
 
 Free = dict[str, Any]
+TEXT, PLACE = {"type": "string"}, {"type": "string", "format": "uri", "pattern": "^data:image/(png|jpeg|webp);base64,"}
+Part = Annotated[
+    Free,
+    WithJsonSchema(
+        {
+            "type": "object",
+            "description": "A part of a message; images are for models that see.",
+            "required": ["type"],
+            "anyOf": [
+                {"properties": {"type": {"const": "text"}, "text": TEXT}, "required": ["text"]},
+                {
+                    "properties": {
+                        "type": {"const": "image_url"},
+                        "image_url": {"type": "object", "properties": {"url": PLACE}, "required": ["url"]},
+                    },
+                    "required": ["image_url"],
+                },
+            ],
+        }
+    ),
+]
+"""Read by `content`, which names what is wrong better than a model of all its kinds would."""
+Call = Annotated[
+    Free,
+    WithJsonSchema(
+        {
+            "type": "object",
+            "description": "A call of an earlier turn; its arguments are the text of a JSON object.",
+            "required": ["function"],
+            "properties": {
+                "function": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {"name": TEXT, "arguments": {"type": ["string", "object", "null"]}},
+                },
+            },
+        }
+    ),
+]
+"""Read by `chat`."""
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -41,9 +81,9 @@ class Message(Body):
     model_config = ConfigDict(extra="allow")
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: str | list[Free] | None = None
+    content: str | list[Part] | None = None
     name: Annotated[str, Field(max_length=256)] | None = None
-    tool_calls: Annotated[list[Free], Field(max_length=128)] | None = None
+    tool_calls: Annotated[list[Call], Field(max_length=128)] | None = None
     tool_call_id: Annotated[str, Field(max_length=1000)] | None = None
 
 
@@ -97,7 +137,7 @@ class SamplingBody(Body):
     """What chats and completions share."""
 
     model: Annotated[str, Field(max_length=512)]
-    stream: bool = False
+    stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=INT64)] | None = None
@@ -146,7 +186,7 @@ class CompletionBody(SamplingBody):
 
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    echo: bool = False
+    echo: bool | None = False
     suffix: str | None = None
     best_of: Annotated[int, Field(ge=1, le=128)] | None = None
 
