@@ -80,6 +80,26 @@ def test_parallel_calls_after_a_text_stay_apart(scripted: openai.OpenAI) -> None
     assert len({one.id for one in whole.message.tool_calls}) == 2
 
 
+BEGUN = ['<tool_call>{"name": "get_rate", "arguments": {"a": ', '"긴 글 ', "그리고 ", "더", '"}}</tool_call>']
+WRONG = ['<tool_call>{"name": "get_rate", "arguments": {"a": ', "1,}}", "</tool_call>"]
+
+
+@pytest.mark.parametrize(("say", "most", "finish"), [(BEGUN, 3, "length"), (WRONG, 9, "stop")])
+def test_a_call_that_breaks_is_text_when_nothing_has_been_sent(
+    scripted: openai.OpenAI, say: list[str], most: int, finish: str
+) -> None:
+    """A stream cannot take back what it sent: its pieces stay a call, and it ends as the engine ended."""
+    asked: Any = {"model": "smollm2", "messages": user(say=["음. ", *say]), "tools": TOOLS, "max_tokens": most + 1}
+    [whole] = scripted.chat.completions.create(**asked).choices
+    assert (whole.message.tool_calls, whole.finish_reason) == (None, finish)
+    assert whole.message.content == "음." + "".join(say[:most])
+    events = list(scripted.chat.completions.create(**asked, stream=True))
+    calls = [call.function for event in events for call in event.choices[0].delta.tool_calls or []]
+    assert "".join(event.choices[0].delta.content or "" for event in events) == "음."
+    assert [call.name for call in calls if call and call.name] == ["get_rate"]
+    assert events[-1].choices[0].finish_reason == finish
+
+
 def test_without_tools_tags_are_text(scripted: openai.OpenAI) -> None:
     text = '<tool_call>{"name": "a", "arguments": {}}</tool_call>'
     answer = scripted.chat.completions.create(model="smollm2", messages=user(say=[text]))

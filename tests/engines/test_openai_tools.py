@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ax_engines.openai.tools import CallArguments, CallStart, Event, HermesParser, Text
+from ax_engines.openai.tools import Broken, CallArguments, CallStart, Event, HermesParser, Text, is_json
 from tests.engines.card import CALL
 
 ONE = '<tool_call>\n{"name": "get_rate", "arguments": {"from": "KRW", "n": [1, {"a": "}"}]}}\n</tool_call>'
@@ -59,6 +59,7 @@ def read(events: list[Event]) -> tuple[str, list[tuple[str, object]]]:
             assert event.index == len(calls)
             calls.append([event.name, ""])
         else:
+            assert isinstance(event, CallArguments), event
             assert event.index == len(calls) - 1
             calls[event.index][1] += event.text
     return text, [(name, json.loads(arguments)) for name, arguments in calls]
@@ -99,15 +100,45 @@ def test_any_text_means_the_same_however_it_is_cut(parts: list[str], data: st.Da
     assert joined(parse(pieces)) == joined(parse([whole]))
 
 
-def joined(events: list[Event]) -> tuple[str, list[tuple[str, str]]]:
-    """Return text and calls without reading the arguments as JSON."""
+def joined(events: list[Event]) -> tuple[str, list[tuple[str, str]], list[Broken]]:
+    """Return text, calls without reading the arguments as JSON, and which of them are broken."""
     text = "".join(event.text for event in events if isinstance(event, Text))
     names = [event.name for event in events if isinstance(event, CallStart)]
     arguments = ["" for _ in names]
     for event in events:
         if isinstance(event, CallArguments):
             arguments[event.index] += event.text
-    return text, list(zip(names, arguments, strict=True))
+    broken = [event for event in events if isinstance(event, Broken)]
+    for index, (name, one) in enumerate(zip(names, arguments, strict=True)):
+        assert name
+        assert is_json(one) != (index in [event.index for event in broken])
+    return text, list(zip(names, arguments, strict=True)), broken
+
+
+GOOD = '<tool_call>{"name": "g", "arguments": {}}</tool_call>'
+LATER = [
+    '<tool_call>{"name": "f", "arguments": {"a": "긴 글',
+    '<tool_call>{"name": "f", "arguments": {"a": 1,}} \n</tool_call>',
+    '<tool_call>{"name": "f", "arguments": {"a": [1}}}</tool_call>',
+    '<tool_call>{"name": "f", "arguments": {"a": 1]} </tool_call>',
+    '<tool_call>{"name": "f", "arguments": {a: 1}}\n',
+]
+
+
+@pytest.mark.parametrize("broken", LATER)
+def test_a_call_that_breaks_after_its_arguments_began_is_told_with_its_text(broken: str) -> None:
+    for at in range(len(broken)):
+        events = parse([GOOD, broken[:at], broken[at:]])
+        assert events[-1] == Broken(1, broken)
+        assert [event.name for event in events if isinstance(event, CallStart)] == ["g", "f"]
+    if broken.rstrip().endswith("</tool_call>"):
+        text, calls, told = joined(parse([f"말 {broken} 글", GOOD]))
+        assert (text, [name for name, _ in calls], told) == ("말 글", ["f", "g"], [Broken(0, broken)])
+
+
+def test_a_forced_call_that_is_cut_off_is_told_too() -> None:
+    broken = '{"name": "f", "arguments": {"a"'
+    assert parse([broken], inside=True)[-1] == Broken(0, broken)
 
 
 def test_arguments_stream_before_the_call_is_complete() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ax_engines.openai.chat import ToolPlan
-from ax_engines.openai.tools import CallArguments, CallStart, Event, Text, ToolParser
+from ax_engines.openai.tools import Broken, CallArguments, CallStart, Event, Text, ToolParser
 from ax_engines.wire import Chunk, Usage
 
 FINISH = {"stop": "stop", "length": "length", "cancelled": "stop"}
@@ -26,10 +26,11 @@ class Choice:
         self._parser = parser
         self._texts: list[str] = []
         self._calls: list[dict[str, Any]] = []
+        self._broken: set[int] = set()
 
     @property
     def text(self) -> str:
-        """The text so far, without tool calls."""
+        """The text so far, without tool calls but for broken ones."""
         return "".join(self._texts)
 
     def take(self, chunks: Sequence[Chunk]) -> list[Event]:
@@ -44,16 +45,17 @@ class Choice:
                 self.logprobs += chunk.logprobs
         if last.finish:
             self.usage = last.usage
-            called = self._calls and not self._plan.forced and last.finish == "stop"
+            called = len(self._calls) > len(self._broken) and not self._plan.forced and last.finish == "stop"
             self.finish = "tool_calls" if called else FINISH[last.finish]
         return events
 
     def message(self) -> dict[str, Any]:
-        """Return the whole chat message; content is null when the model only called tools."""
+        """Return the whole chat message: broken calls are text; content is null when the model only called tools."""
         message: dict[str, Any] = {"role": "assistant", "content": self.text, "refusal": None}
-        if self._calls:
+        calls = [call for index, call in enumerate(self._calls) if index not in self._broken]
+        if calls:
             message["content"] = self.text or None
-            message["tool_calls"] = self._calls
+            message["tool_calls"] = calls
         return message
 
     def call_delta(self, event: CallStart | CallArguments) -> dict[str, Any]:
@@ -75,6 +77,9 @@ class Choice:
 
     def _remember(self, event: Event) -> None:
         if isinstance(event, Text):
+            self._texts.append(event.text)
+        elif isinstance(event, Broken):
+            self._broken.add(event.index)
             self._texts.append(event.text)
         elif isinstance(event, CallStart):
             function = {"name": event.name, "arguments": ""}

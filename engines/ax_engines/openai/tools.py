@@ -2,7 +2,8 @@
 
 The hermes format wraps each call as `<tool_call>{"name": …, "arguments": {…}}</tool_call>`. Text goes out as it
 comes, except what could still become a tag; arguments stream once the name is known; what turns out not to be a
-call goes out as the text it was. Another format is one more class with `push` and `finish`, entered in PARSERS.
+call goes out as the text it was, or, when pieces of its arguments have gone out already, is told to be broken.
+Another format is one more class with `push` and `finish`, entered in PARSERS.
 """
 
 from __future__ import annotations
@@ -39,7 +40,15 @@ class CallArguments:
     text: str
 
 
-Event = Text | CallStart | CallArguments
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The last call is none, its arguments are no JSON: cut off, or wrong. `text` is what the model wrote."""
+
+    index: int
+    text: str
+
+
+Event = Text | CallStart | CallArguments | Broken
 
 
 class ToolParser(Protocol):
@@ -91,6 +100,8 @@ class HermesParser:
         self._bare = inside
         self._span: JsonSpan | None = None
         self._closing = False
+        self._arguments: list[str] = []
+        self._raw: list[str] = []
 
     def push(self, text: str) -> list[Event]:
         """Take the next piece."""
@@ -104,8 +115,8 @@ class HermesParser:
         """Take the end: an unfinished call becomes a call if it is complete JSON, else text."""
         events: list[Event] = []
         held, self._held = self._held, ""
-        if self._closing or self._span:
-            pass  # a call's arguments have gone out already
+        if self._closing or self._span:  # arguments have gone out already
+            self._end_call(held, events)
         elif self._inside:
             self._whole(held, "" if self._bare else OPEN, "", events)
         elif held.strip() or not self._calls:
@@ -115,9 +126,9 @@ class HermesParser:
     def _step(self, events: list[Event]) -> bool:
         """Take one step; False when more text is needed."""
         if self._closing:
-            return self._close()
+            return self._close(events)
         if self._span:
-            return self._arguments(events)
+            return self._stream(events)
         return self._call(events) if self._inside else self._outside(events)
 
     def _outside(self, events: list[Event]) -> bool:
@@ -138,6 +149,8 @@ class HermesParser:
         name = read_string(head.group(1)) if head else None
         if head and name:
             events.append(CallStart(self._calls, name))
+            self._raw = ["" if self._bare else OPEN, head.group()]
+            self._arguments = []
             self._held = self._held[head.end() :]
             self._span = JsonSpan()
             return True
@@ -149,27 +162,35 @@ class HermesParser:
         self._whole(raw, OPEN, CLOSE, events)
         return True
 
-    def _arguments(self, events: list[Event]) -> bool:
+    def _stream(self, events: list[Event]) -> bool:
         if not self._held or self._span is None:
             return False
         end = self._span.feed(self._held)
         piece = self._held if end < 0 else self._held[:end]
         self._held = self._held[len(piece) :]
         events.append(CallArguments(self._calls, piece))
+        self._arguments.append(piece)
         if end >= 0:
             self._span, self._closing = None, True
-            self._calls += 1
         return end >= 0
 
-    def _close(self) -> bool:
+    def _close(self, events: list[Event]) -> bool:
         """Skip what follows the arguments up to the closing tag, or to the next opening one when it is missing."""
         close, again = self._held.find(CLOSE), self._held.find(OPEN)
         if close < 0 and again < 0:
             return False
         self._closing = self._inside = False
         closed = close >= 0 and (again < 0 or close < again)
-        self._held = self._held[close + len(CLOSE) if closed else again :]
+        end = close + len(CLOSE) if closed else again
+        rest, self._held = self._held[:end], self._held[end:]
+        self._end_call(rest, events)
         return True
+
+    def _end_call(self, rest: str, events: list[Event]) -> None:
+        """Take what the model wrote after a call's arguments; say so when these are no JSON."""
+        if not is_json("".join(self._arguments)):
+            events.append(Broken(self._calls, "".join([*self._raw, *self._arguments, rest])))
+        self._calls += 1
 
     def _whole(self, raw: str, before: str, after: str, events: list[Event]) -> None:
         """Take a call that could not stream: a call if it is one, else the text it was."""
@@ -188,6 +209,15 @@ class HermesParser:
 def overlap(text: str, tag: str) -> int:
     """Return the length of the longest end of `text` that begins `tag`."""
     return next((n for n in range(min(len(tag) - 1, len(text)), 0, -1) if text.endswith(tag[:n])), 0)
+
+
+def is_json(text: str) -> bool:
+    """Say whether a text is JSON."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def read_string(text: str) -> str | None:
