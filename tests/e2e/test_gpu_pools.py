@@ -40,8 +40,8 @@ def settings(version: str, retention: str = "1h") -> Json:
     """Return the chart's values of this module: the TensorRT-LLM of simulated pods, and how long engines are kept."""
     toolchains = [pools.toolchain(version), pools.standins(), product.values()["toolchains"][0]]
     return {
+        **BEFORE,
         "engineRetention": retention,
-        "drainSeconds": 5,
         "allowTrustRemoteCode": True,
         "endpoints": [pools.hub_url("gpu-pools")],
         "toolchains": toolchains,
@@ -56,6 +56,14 @@ def gpus(cluster: Cluster) -> Iterator[None]:
     yield
     product.install(cluster, BEFORE)
     cluster.kubectl("delete", "node", *(node["name"] for node in pools.NODES))
+
+
+@pytest.fixture(scope="module")
+def site(cluster: Cluster) -> Iterator[Site]:
+    """A namespace without the demo's model, which no test here serves."""
+    product.namespace(cluster, "gpu-pools")
+    yield Site(cluster, "gpu-pools")
+    cluster.kubectl("delete", "namespace", "gpu-pools", "--wait=false")
 
 
 def spec(model: str, gpu: str, **more: object) -> Json:
