@@ -1,20 +1,15 @@
-"""The whole pod with a scripted engine: exact texts, streams, errors, queue, cancellation, the model cards' turns."""
+"""The whole pod with a scripted engine: exact texts, streams, usage, errors, and nothing in logs."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import openai
 import pytest
 
-from tests.engines.card import ANSWER, ASKS_BACK, QUESTION, RATE, RESULT, TOOLS
-from tests.engines.serving import Pod, page, post, status, until
+from tests.engines.serving import Pod, post, status
 
 
 def script(**fields: Any) -> str:
@@ -25,116 +20,6 @@ def script(**fields: Any) -> str:
 def user(**fields: Any) -> list[Any]:
     """Return a chat that tells the scripted engine what to say."""
     return [{"role": "user", "content": script(**fields)}]
-
-
-# --- the conversation of the model cards ---
-
-
-def test_three_turns_with_tools(scripted: openai.OpenAI) -> None:
-    messages: list[Any] = [{"role": "user", "content": QUESTION}]
-    first = scripted.chat.completions.create(model="smollm2", messages=messages, tools=TOOLS).choices[0]
-    assert first.message.content == "".join(ASKS_BACK)
-    assert (first.message.tool_calls, first.finish_reason) == (None, "stop")
-
-    messages += [{"role": "assistant", "content": first.message.content}, {"role": "user", "content": RATE}]
-    second = scripted.chat.completions.create(model="smollm2", messages=messages, tools=TOOLS).choices[0]
-    assert (second.message.content, second.finish_reason) == (None, "tool_calls")
-    assert second.message.tool_calls
-    [call] = second.message.tool_calls
-    assert call.type == "function"
-    assert call.function.name == "calculate_discount"
-    assert json.loads(call.function.arguments) == {"original_price": 57600, "discount_percentage": 15}
-
-    messages += [
-        {"role": "assistant", "content": ""},
-        {"role": "tool", "tool_call_id": "random_id", "name": "calculate_discount", "content": RESULT},
-    ]
-    third = scripted.chat.completions.create(model="smollm2", messages=messages, tools=TOOLS).choices[0]
-    assert (third.message.content, third.finish_reason) == ("".join(ANSWER), "stop")
-    assert "48,960" in "".join(ANSWER)
-
-
-def test_a_streamed_call_comes_in_pieces_and_leaks_no_tag(scripted: openai.OpenAI) -> None:
-    messages: list[Any] = [{"role": "user", "content": RATE}]
-    events = list(scripted.chat.completions.create(model="smollm2", messages=messages, tools=TOOLS, stream=True))
-    deltas = [event.choices[0].delta for event in events]
-    assert [delta.content for delta in deltas if delta.content] == []
-    calls = [call for delta in deltas for call in delta.tool_calls or []]
-    assert calls[0].id
-    assert calls[0].function
-    assert (calls[0].index, calls[0].type, calls[0].function.name) == (0, "function", "calculate_discount")
-    assert [call.id for call in calls[1:]] == [None] * (len(calls) - 1)
-    arguments = "".join(call.function.arguments or "" for call in calls if call.function)
-    assert json.loads(arguments) == {"original_price": 57600, "discount_percentage": 15}
-    assert events[-1].choices[0].finish_reason == "tool_calls"
-
-
-def test_parallel_calls_after_a_text_stay_apart(scripted: openai.OpenAI) -> None:
-    call = '<tool_call>{"name": "%s", "arguments": {"n": %d}}</tool_call>'
-    messages = user(say=["두 가지를 ", "봅니다.\n", call % ("a", 1), "\n", call % ("b", 2)])
-    whole = scripted.chat.completions.create(model="smollm2", messages=messages, tools=TOOLS).choices[0]
-    assert whole.message.content == "두 가지를 봅니다."
-    assert whole.message.tool_calls
-    functions = [one.function for one in whole.message.tool_calls if one.type == "function"]
-    assert [(one.name, one.arguments) for one in functions] == [("a", '{"n": 1}'), ("b", '{"n": 2}')]
-    assert len({one.id for one in whole.message.tool_calls}) == 2
-
-
-BEGUN = ['<tool_call>{"name": "get_rate", "arguments": {"a": ', '"긴 글 ', "그리고 ", "더", '"}}</tool_call>']
-WRONG = ['<tool_call>{"name": "get_rate", "arguments": {"a": ', "1,}}", "</tool_call>"]
-
-
-@pytest.mark.parametrize(("say", "most", "finish"), [(BEGUN, 3, "length"), (WRONG, 9, "stop")])
-def test_a_call_that_breaks_is_text_when_nothing_has_been_sent(
-    scripted: openai.OpenAI, say: list[str], most: int, finish: str
-) -> None:
-    """A stream cannot take back what it sent: its pieces stay a call, and it ends as the engine ended."""
-    asked: Any = {"model": "smollm2", "messages": user(say=["음. ", *say]), "tools": TOOLS, "max_tokens": most + 1}
-    [whole] = scripted.chat.completions.create(**asked).choices
-    assert (whole.message.tool_calls, whole.finish_reason) == (None, finish)
-    assert whole.message.content == "음." + "".join(say[:most])
-    events = list(scripted.chat.completions.create(**asked, stream=True))
-    calls = [call.function for event in events for call in event.choices[0].delta.tool_calls or []]
-    assert "".join(event.choices[0].delta.content or "" for event in events) == "음."
-    assert [call.name for call in calls if call and call.name] == ["get_rate"]
-    assert events[-1].choices[0].finish_reason == finish
-
-
-def test_without_tools_tags_are_text(scripted: openai.OpenAI) -> None:
-    text = '<tool_call>{"name": "a", "arguments": {}}</tool_call>'
-    answer = scripted.chat.completions.create(model="smollm2", messages=user(say=[text]))
-    assert answer.choices[0].message.content == text
-    answer = scripted.chat.completions.create(
-        model="smollm2", messages=user(say=[text]), tools=TOOLS, tool_choice="none"
-    )
-    assert answer.choices[0].message.content == text
-
-
-def test_forced_calls(scripted: openai.OpenAI) -> None:
-    choice: Any = {"type": "function", "function": {"name": "get_exchange_rate"}}
-    messages = user(say=['{"base_currency"', ': "KRW"}'])
-    for stream in (False, True):
-        name, arguments, finish = call_of(scripted, messages, choice, stream=stream)
-        assert (name, arguments, finish) == ("get_exchange_rate", '{"base_currency": "KRW"}', "stop")
-    messages = user(say=['{"name": "calc', 'ulate_discount", "arguments": {"a"', ": 1}}"])
-    for stream in (False, True):
-        name, arguments, finish = call_of(scripted, messages, "required", stream=stream)
-        assert (name, arguments, finish) == ("calculate_discount", '{"a": 1}', "tool_calls")
-
-
-def call_of(scripted: openai.OpenAI, messages: Any, choice: Any, *, stream: bool) -> tuple[str, str, str]:
-    """Return name, arguments and finish of the one call that is forced."""
-    wanted: dict[str, Any] = {"model": "smollm2", "messages": messages, "tools": TOOLS, "tool_choice": choice}
-    if not stream:
-        answer = scripted.chat.completions.create(**wanted).choices[0]
-        assert answer.message.content is None
-        [call] = answer.message.tool_calls
-        return call.function.name, call.function.arguments, answer.finish_reason
-    events = list(scripted.chat.completions.create(**wanted, stream=True))
-    calls = [call.function for event in events for call in event.choices[0].delta.tool_calls or []]
-    assert not [event for event in events if event.choices[0].delta.content]
-    arguments = "".join(call.arguments or "" for call in calls)
-    return calls[0].name, arguments, events[-1].choices[0].finish_reason
 
 
 # --- texts ---
@@ -260,6 +145,12 @@ def test_unknown_models_and_addresses(scripted: openai.OpenAI, scripted_pod: Pod
     assert post(f"{scripted_pod.url}/health/live", {}).status == 405
 
 
+def test_prompts_times_choices_are_bounded(scripted: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="prompts times n must not exceed 128") as error:
+        scripted.completions.create(model="smollm2", prompt=["x"] * 2, n=65)
+    assert error.value.param == "n"
+
+
 def test_a_body_of_twenty_megabytes_is_too_large(scripted_pod: Pod) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", scripted_pod.frontend_ports[0], timeout=60)
     connection.putrequest("POST", "/v1/chat/completions")
@@ -296,126 +187,26 @@ def test_bodies_that_are_none_get_a_400(scripted_pod: Pod, body: bytes) -> None:
     assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
 
 
-# --- queue and cancellation ---
-
-
-@contextmanager
-def raw_stream(pod: Pod, prompt: str, headers: dict[str, str] | None = None) -> Iterator[http.client.HTTPConnection]:
-    """Send a streaming completion; leaving closes the connection."""
-    connection = http.client.HTTPConnection("127.0.0.1", pod.frontend_ports[0], timeout=60)
-    body = json.dumps({"model": "smollm2", "prompt": prompt, "stream": True})
-    connection.request("POST", "/v1/completions", body, headers or {})
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-def load(pod: Pod) -> tuple[float, float]:
-    """Return running and waiting requests as the metrics page shows them."""
-    text = page(pod.metrics_url)
-    return tuple(  # type: ignore[return-value]
-        float(line.rpartition(" ")[2])
-        for name in ("ax_requests_running{", "ax_requests_waiting{")
-        for line in text.splitlines()
-        if line.startswith(name)
-    )
-
-
-LONG = script(say=["."] * 10_000, delay=0.05)
-
-
-def test_a_full_queue_answers_429_and_leaving_makes_room(scripted_pod: Pod, scripted: openai.OpenAI) -> None:
-    streams = [raw_stream(scripted_pod, LONG) for _ in range(8)]
-    opened = []
-    try:
-        for stream in streams:
-            opened.append(stream.__enter__())
-        until(lambda: load(scripted_pod) == (4, 4))
-        with pytest.raises(openai.RateLimitError) as error:
-            scripted.completions.create(model="smollm2", prompt="x")
-        assert error.value.code == "queue_full"
-        assert int(error.value.response.headers["Retry-After"]) >= 1
-        opened[7].close()  # it was still waiting
-        until(lambda: load(scripted_pod) == (4, 3))
-        opened[0].close()  # it was running: the next one starts in its place
-        until(lambda: load(scripted_pod) == (4, 2))
-    finally:
-        for connection in opened:
-            connection.close()
-    until(lambda: load(scripted_pod) == (0, 0))
-    assert scripted.completions.create(model="smollm2", prompt="x").choices[0].text == "ok"
-
-
-def test_who_waits_gets_the_slot_of_who_left_soon(scripted_pod: Pod) -> None:
-    """The aim is 200 ms; the bound is ten times that."""
-    with ExitStack() as stack:
-        running = [stack.enter_context(raw_stream(scripted_pod, LONG)) for _ in range(4)]
-        answers = [connection.getresponse() for connection in running]
-        waiting = stack.enter_context(raw_stream(scripted_pod, "x"))
-        until(lambda: load(scripted_pod) == (4, 1))
-        left = time.monotonic()
-        answers[0].close()
-        running[0].close()
-        assert waiting.getresponse().read().startswith(b"data: ")
-        assert time.monotonic() - left < 2
-    until(lambda: load(scripted_pod) == (0, 0))
-
-
-def test_leaving_frees_the_slot_at_once(scripted_pod: Pod, scripted: openai.OpenAI) -> None:
-    """Eight times more requests than slots, each left after its first token: with slots not freed it would hang."""
-    started = time.monotonic()
-    for _ in range(32):
-        events = scripted.completions.create(model="smollm2", prompt=LONG, stream=True)
-        next(iter(events))
-        events.close()
-    assert time.monotonic() - started < 60
-    until(lambda: load(scripted_pod) == (0, 0))
-
-
-def test_a_deadline_ends_a_request_that_waits(scripted_pod: Pod) -> None:
-    streams = [raw_stream(scripted_pod, LONG) for _ in range(4)]
-    opened = [stream.__enter__() for stream in streams]
-    try:
-        until(lambda: load(scripted_pod) == (4, 0))
-        headers = {"x-envoy-expected-rq-timeout-ms": "300"}
-        reply = post(f"{scripted_pod.url}/v1/completions", {"model": "smollm2", "prompt": "x"}, headers)
-        assert (reply.status, reply.json()["error"]["code"]) == (504, "deadline_exceeded")
-    finally:
-        for connection in opened:
-            connection.close()
-    until(lambda: load(scripted_pod) == (0, 0))
-
-
-def test_many_streams_at_once_lose_and_mix_nothing(scripted_pod: Pod, scripted: openai.OpenAI) -> None:
-    texts: dict[int, str] = {}
-
-    def ask(number: int) -> None:
-        prompt = script(say=[f"{number}:{at} " for at in range(200)], delay=0.001)
-        while number not in texts:
-            try:
-                events = scripted.completions.create(model="smollm2", prompt=prompt, stream=True)
-                texts[number] = "".join(event.choices[0].text for event in events)
-            except openai.RateLimitError:
-                time.sleep(0.05)
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert texts == {number: "".join(f"{number}:{at} " for at in range(200)) for number in range(16)}
-
-
-def test_nothing_is_lost_when_the_channel_is_opened_again(scripted: openai.OpenAI) -> None:
-    """The model ends its channel after 1,000 responses, because Triton keeps something of each until then."""
-    pieces = [f"{number} " for number in range(1000)]
-    responses = 0
-    for _ in range(20):
-        events = scripted.completions.create(model="smollm2", prompt=script(say=pieces, delay=0.001), stream=True)
-        texts = [event.choices[0].text for event in events]
-        assert "".join(texts) == "".join(pieces)
-        responses += len(texts)
-        if responses > 2500:
-            return
-    raise AssertionError(f"only {responses} responses were needed")
+def test_nothing_of_a_request_reaches_a_log(scripted_pod: Pod) -> None:
+    secret = "zanzibar-marzipan"
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": json.dumps({"a": secret})}}
+    tool = {"type": "function", "function": {"name": "f", "description": secret, "parameters": {"title": secret}}}
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{secret}"}}
+    said = user(say=[f'<tool_call>{{"name": "f", "arguments": {{"a": "{secret}"}}}}</tool_call>'])
+    bodies: list[tuple[int, Any]] = [
+        (200, {"messages": said, "tools": [tool]}),
+        (200, {"messages": [*said, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": secret}]}),
+        (400, {"messages": [{"role": "user", "content": [image]}]}),
+        (400, {"messages": [{"role": "user", "content": {secret: secret}}]}),
+        (400, {"messages": [{"role": "user", "content": secret}], "temperature": secret}),
+        (400, {"messages": [{"role": "user", "content": secret}], "tools": [tool], "tool_choice": secret}),
+        (400, {"messages": user(say=[secret], error=[400, secret])}),
+        (500, {"messages": user(say=[secret], error=[500, secret])}),
+    ]
+    for wanted, body in bodies:
+        assert post(f"{scripted_pod.url}/v1/chat/completions", {"model": "smollm2", **body}).status == wanted, body
+    assert post(f"{scripted_pod.url}/v1/chat/completions", f'{{"{secret}": '.encode()).status == 400
+    for process in (scripted_pod.triton, scripted_pod.frontend):
+        assert process
+        assert "Started frontend" in process.text() or "Loaded the engine" in process.text()
+        assert secret not in process.text()

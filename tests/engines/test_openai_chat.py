@@ -13,6 +13,7 @@ from ax_engines.openai.chat import ToolPlan, chat_request
 from ax_engines.openai.completions import completion_requests
 from ax_engines.openai.errors import ApiError
 from ax_engines.openai.model import ServedModel
+from ax_engines.openai.refused import REFUSED
 from ax_engines.openai.schema import ChatBody, CompletionBody, read_body
 from ax_engines.openai.template import ChatTemplate
 from ax_engines.wire import GenerateRequest
@@ -91,6 +92,13 @@ def test_parts_of_text_become_text_and_developer_becomes_system() -> None:
     assert request.prompt.startswith("<|im_start|>system\nx<|im_end|>\n<|im_start|>user\n하나\n둘<|im_end|>")
 
 
+def test_other_keys_of_messages_and_arguments_reach_the_template() -> None:
+    template = "{{ messages[0].mood }} {{ messages[0].name }} {{ thinking }}"
+    messages = [{"role": "user", "content": "x", "mood": "좋음", "name": "하늘"}]
+    request, _ = ask(template, messages=messages, chat_template_kwargs={"thinking": True})
+    assert request.prompt == "좋음 하늘 True"
+
+
 def test_calls_reach_the_template_with_arguments_as_objects() -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": "한"}'}}
     messages = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}]
@@ -134,6 +142,8 @@ def test_forms_of_answers() -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
     assert ask(response_format=form)[0].guided == {"json": schema}
     assert ask(guided_json=schema)[0].guided == {"json": schema}
+    assert ask(structured_outputs={"json": schema})[0].guided == {"json": schema}
+    assert ask(structured_outputs={"json_object": True})[0].guided == {"json_object": True}
 
 
 def test_the_last_message_can_be_continued() -> None:
@@ -188,6 +198,19 @@ def test_a_wrong_field_is_named(body: dict[str, Any], param: str, reason: str) -
     got, message = refused(**body)
     assert got == param
     assert reason in message
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_change_the_answer_and_cannot_be_is_refused(name: str) -> None:
+    param, message = refused(**{name: ["x"]})
+    assert (param, message) == (name, f"'{name}' is not supported: {REFUSED[name]}.")
+    assert ask(**{name: None})[0] == ask()[0]
+
+
+def test_other_forms_of_answers_than_json_are_refused() -> None:
+    assert refused(structured_outputs={"regex": "a+"})[0] == "structured_outputs.regex"
+    assert refused(modalities=["text", "audio"])[0] == "modalities"
+    assert ask(modalities=["text"])[0] == ask()[0]
 
 
 def test_calls_of_earlier_turns_that_are_none_are_refused() -> None:

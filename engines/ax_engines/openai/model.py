@@ -88,6 +88,10 @@ def guided(body: SamplingBody) -> dict[str, Any] | None:
     """Return the form that the answer must have, as the engine's contract spells it."""
     if body.guided_json is not None:
         return {"json": body.guided_json}
+    if body.structured_outputs and body.structured_outputs.json_schema is not None:
+        return {"json": body.structured_outputs.json_schema}
+    if body.structured_outputs and body.structured_outputs.json_object:
+        return {"json_object": True}
     form: ResponseFormat | None = body.response_format
     if form is None or form.type == "text":
         return None

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from ax_engines.openai.errors import ApiError
+from ax_engines.openai.refused import refuse
 
 INT64 = 2**63 - 1
 MAX_DEPTH = 64
@@ -133,6 +134,17 @@ class ResponseFormat(Body):
     json_schema: JsonSchema | None = None
 
 
+class StructuredOutputs(Body):
+    """The form of an answer in vLLM's newer words, of which JSON is known here."""
+
+    json_schema: Annotated[Free | None, Field(alias="json")] = None
+    json_object: bool | None = None
+    regex: None = None
+    choice: None = None
+    grammar: None = None
+    structural_tag: None = None
+
+
 class SamplingBody(Body):
     """What chats and completions share."""
 
@@ -158,6 +170,7 @@ class SamplingBody(Body):
     skip_special_tokens: bool = True
     response_format: ResponseFormat | None = None
     guided_json: Free | None = None
+    structured_outputs: StructuredOutputs | None = None
     user: str | None = None
 
     @property
@@ -204,6 +217,8 @@ B = TypeVar("B", bound=Body)
 def read_body(kind: type[B], data: bytes) -> B:
     """Return the body; raises ApiError 400 that names the field."""
     raw = read_json(data)
+    if issubclass(kind, SamplingBody):
+        refuse(raw)
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
