@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from ax_operator.api.names import COMPONENT, COMPONENT_SERVING, DELETION_COST, MANAGED_BY, MANAGED_BY_VALUE, MODEL
 from ax_operator.api.names import REVISION as REVISION_LABEL
 from ax_operator.control.emptiest import costs
@@ -91,6 +93,21 @@ async def test_a_held_request_changes_the_deployment_in_one_pass_without_any_tim
     assert (house.cluster.one(DEPLOYMENT)["spec"]["replicas"], house.now) == (1, now)
     [row] = house.cluster.objects[AXMODEL, "team-a", "smol"]["status"]["scaling"]["lastDecisions"][-1:]
     assert row["replicas"] == 1
+
+
+async def test_status_has_each_decision_with_its_own_reason_however_fast_they_come():
+    house = House()
+    house.cluster.put(model(scaling=BUILTIN))
+    house.signals.loads[SMOL] = asks(0, 0, held=3)
+    await house.start()
+    await house.proceed()
+    for ready in (1, 2, 3, 4):
+        house.signals.loads[SMOL] = asks(40, ready)
+        await house.later(2)
+    rows = house.cluster.objects[AXMODEL, "team-a", "smol"]["status"]["scaling"]["lastDecisions"]
+    assert len(rows) >= 2
+    for before, row in pairwise(rows):
+        assert row["why"].startswith(f"{before['replicas']} -> {row['replicas']}: demand ")
 
 
 async def test_demand_and_the_rule_are_series_for_as_long_as_the_model_lives():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ax_operator.api import names
@@ -11,7 +13,8 @@ from ax_operator.api.conditions import timestamp
 from ax_operator.plan.coldstart import cold_start
 from ax_operator.plan.replicas import policy_of
 from ax_operator.plan.scaling import Load
-from tests.plan.stage import DEMO, NOW, model, world
+from tests.plan.floor import ax, gpu_node, gpu_world, up
+from tests.plan.stage import DEMO, NOW, Stage, model, world
 from tests.plan.test_story import serving
 
 BUILTIN = DEMO.replace("scaling: {mode: fixed, replicas: 1}", "scaling: {minReplicas: 0, maxReplicas: 3}")
@@ -111,6 +114,27 @@ def test_a_missing_price_is_told_and_named(api: AXHostedAPISpec, gpu_hour: float
     notes = [n for n in stage.models["smol"]["status"].get("notes") or () if "cost" in n]
     assert len(notes) == len(missing)
     assert all(part in notes[0] for part in missing)
+
+
+@pytest.mark.parametrize("ready", [0, 1])
+def test_a_pool_that_is_too_small_says_how_many_gpus_are_needed_and_free(ready: int):
+    stage = up(Stage(gpu_world(gpu_node("n", "h100")), ax("A.X-4.0")), "A.X-4.0")
+    stage.models["a-x-4-0"]["spec"]["scaling"] = {"minReplicas": 0, "maxReplicas": 4}
+    stage.objects = {k: o for k, o in stage.objects.items() if ready or k[0] != "Deployment"}
+    asks = {"running": 900.0, "in_flight": 900.0} if ready else {"held": 900.0}
+    stage.loads["a-x-4-0"] = Load(**asks, ready=ready, pods_known=ready, pods_answered=ready, free_gpus=1)
+    stage.step()
+    status = stage.models["a-x-4-0"]["status"]
+    needs = f"{4 - ready} more replicas: {4 * (4 - ready)} GPUs of NVIDIA-H100-80GB-HBM3 needed, 1 free"
+    assert any(needs in note for note in status["notes"])
+    found = next(c for c in status["conditions"] if c["type"] == "Available")
+    assert (found["status"], found["reason"]) == (
+        ("True", "MinimumReplicasAvailable") if ready else ("False", "Unschedulable")
+    )
+    assert ready or needs in found["message"]
+    stage.loads["a-x-4-0"] = replace(stage.loads["a-x-4-0"], free_gpus=16)  # room comes
+    stage.step()
+    assert not any("needed" in note for note in stage.models["a-x-4-0"]["status"].get("notes") or ())
 
 
 def test_in_mode_external_the_demand_is_known_and_the_replicas_are_somebody_elses():

@@ -1,6 +1,6 @@
 """What was observed becomes status, Events and metrics: written only if it says something new.
 
-Numbers that change with every request (`status.queue`, a build's percent) are written at most every `CALM` seconds;
+What changes with every request (`status.queue`, notes, a build's percent) is written at most every `CALM` seconds;
 conditions and scaling decisions at once. One Event tells of each condition that flipped, or that stays False for
 another reason.
 """
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 Manifest = dict[str, Any]
 CALM = 10.0
 REFUSED = "Refused"
-_FLEETING = ("queue", "progress", "spentToday")
+_FLEETING = ("queue", "notes", "progress", "spentToday")
 
 
 class Writer(Protocol):

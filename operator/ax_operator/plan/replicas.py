@@ -26,6 +26,8 @@ class Replicas:
     memory: Memory
     decision: Decision | None = None
     notes: tuple[str, ...] = ()
+    shortage: str | None = None
+    """Why fewer replicas are asked for than demand calls for; None unless the pool is too small."""
 
 
 def replicas(
@@ -43,8 +45,11 @@ def replicas(
         return Replicas(kept, seen.memory)
     policy = policy_of(namespace, spec, capacity, cold_start_of(engine.name, seen), world)
     decision = decide(seen.load, policy, seen.memory, now)
-    wanted = decision.replicas if scaling.mode == "builtin" else scaling.replicas
-    return Replicas(wanted, decision.memory, decision, _unpriced(spec, policy, world))
+    if scaling.mode != "builtin":
+        return Replicas(scaling.replicas, decision.memory, decision)
+    short = _shortage(decision, engine, seen.load.free_gpus or 0, capacity[1]) if decision.rule == "pool" else None
+    notes = (*_unpriced(spec, policy, world), *([short] if short else ()))
+    return Replicas(decision.replicas, decision.memory, decision, notes, short)
 
 
 def policy_of(namespace: str, spec: AXModelSpec, capacity: tuple[int, int], cold_start: float, world: World) -> Policy:
@@ -98,6 +103,16 @@ def _capacity(engine: EngineStep) -> tuple[int, int] | None:
     return (engine.held.slots, engine.held.gpus) if engine.held else None
 
 
+def _shortage(decision: Decision, engine: EngineStep, free: int, gpus: int) -> str:
+    """Say how many GPUs are missing of which product, how many there are, and what to do."""
+    more = decision.wanted - decision.replicas
+    product = engine.recipe.gpu_product if engine.recipe else engine.held.product if engine.held else None
+    needs = (
+        f"demand calls for {more} more replica{'s' * (more > 1)}: {gpus * more} GPUs of {product or 'the pool'} needed"
+    )
+    return f"{needs}, {free} free for it, the longest wait first: add nodes, or lower the maxReplicas of another model"
+
+
 def _hosted(spec: AXModelSpec, world: World) -> tuple[str, AXHostedAPISpec | None]:
     name = spec.routing.hosted.api_ref if spec.routing.hosted else ""
     return name, world.hosted.get(name)
@@ -106,7 +121,7 @@ def _hosted(spec: AXModelSpec, world: World) -> tuple[str, AXHostedAPISpec | Non
 def _unpriced(spec: AXModelSpec, policy: Policy, world: World) -> tuple[str, ...]:
     """Say that prices have no say although a hosted API could help, and how to give them one."""
     name, api = _hosted(spec, world)
-    if spec.scaling.mode != "builtin" or not policy.hosted or api is None:
+    if not policy.hosted or api is None:
         return ()
     missing = [] if world.settings.gpu_hour_krw else ["the chart's gpuHourKrw"]
     missing += [] if api.prices else [f"spec.prices of AXHostedAPI {name}"]

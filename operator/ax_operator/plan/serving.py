@@ -69,7 +69,7 @@ def serving_step(
     children, obsolete = _rolled(spec, wanted, present, desired, now)
     answering = max(present, key=_ready, default=None)
     step = ServingStep(
-        fact=_available(wanted, present, seen, world, desired, ready),
+        fact=_available(wanted, present, seen, world, desired, ready, scaled.shortage),
         desired=desired,
         ready=ready,
         replicas=total,
@@ -153,9 +153,13 @@ def _behind(
     return _trouble(seen, world, revision) or Fact(AVAILABLE, "False", "PodsStarting", f"revision {revision} starts")
 
 
-def _available(wanted: Json | None, present: list[Json], seen: Seen, world: World, desired: int, ready: int) -> Fact:
+def _available(
+    wanted: Json | None, present: list[Json], seen: Seen, world: World, desired: int, ready: int, shortage: str | None
+) -> Fact:
     if wanted is None and not present:
         return Fact(AVAILABLE, "False", "WaitingForEngine", "pods start when the engine is built")
+    if desired == 0 and shortage:
+        return Fact(AVAILABLE, "False", "Unschedulable", shortage)
     if desired == 0:
         return Fact(AVAILABLE, "True", "ScaledToZero", "no replica runs; the first request wakes one")
     if ready:
