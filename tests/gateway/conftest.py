@@ -13,6 +13,7 @@ import pytest_asyncio
 from hypothesis import settings
 
 from tests.gateway.accounting import client, status_is
+from tests.gateway.hybrid import Hybrid
 from tests.gateway.replica import Replica
 from tests.gateway.rig import Rig, until
 
@@ -38,7 +39,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def hosted_settings(authority: Path) -> dict[str, Any]:
     """Settings of a gateway that trusts the stand-in of a hosted API."""
-    return {"ca_bundle": authority / "ca.crt", "hosted_networks": "127.0.0.0/8,::1/128", "hosted_first_byte_seconds": 2}
+    waits = {"first_byte_seconds": 2, "hosted_first_byte_seconds": 2}
+    return {"ca_bundle": authority / "ca.crt", "hosted_networks": "127.0.0.0/8,::1/128", **waits}
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -98,3 +100,9 @@ async def hosted(authority: Path) -> AsyncIterator[Replica]:
     found = await Replica("hosted").start(context)
     yield found
     await found.stop()
+
+
+@pytest.fixture
+def hybrid(rig: Rig, hosted: Replica) -> Hybrid:
+    """Return a model, not served yet, that may leave."""
+    return Hybrid(rig, hosted)

@@ -126,6 +126,15 @@ class Replica:
         request.transport.abort()
         return response
 
+    async def after_headers(self, request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        """Break the connection after the answer's headers."""
+        assert request.transport is not None
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        request.transport.write(head)
+        await asyncio.sleep(0.05)
+        request.transport.abort()
+        return web.Response()
+
     async def truncate(self, request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
         """End in the middle of an event, shorter than announced."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Content-Length": "1000"})

@@ -78,7 +78,7 @@ async def test_client_s_daily_money_keeps_it_on_prem(counting: Rig, hosted: Repl
     assert (await counting.ask(key))[0] == 200, "others are served"
 
 
-async def test_tokens_per_minute_block_aclient(counting: Rig, replica: Start) -> None:
+async def test_tokens_per_minute_block_a_client(counting: Rig, replica: Start) -> None:
     one = await replica()
     key = await counting.serve("tokens", one)
     greedy = client(counting, "greedy", tokensPerMinute=25)
