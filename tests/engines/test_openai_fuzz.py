@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.engines.card import TOOLS
 from tests.engines.serving import Pod
 
+SOAK = os.environ.get("AX_SOAK") == "1"
+TIMES = 10 if SOAK else 1
+pytestmark = [pytest.mark.soak] if SOAK else []
 QUIET = settings(
-    deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    deadline=None,
+    derandomize=not SOAK,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 numbers = st.integers(-(2**70), 2**70) | st.integers(-2, 40) | st.floats(allow_nan=True, allow_infinity=True)
 texts = st.text(max_size=20) | st.sampled_from(
@@ -121,14 +128,14 @@ def ask(pod: Pod, path: str, body: object) -> int:
     return response.status
 
 
-@settings(QUIET, max_examples=300)
+@settings(QUIET, max_examples=300 * TIMES)
 @given(some(CHAT, 4), messages)
 def test_any_chat_gets_an_answer(scripted_pod: Pod, fields: dict[str, Any], chat: list[Any]) -> None:
     body = {"model": "smollm2", "messages": chat, **fields}
     assert ask(scripted_pod, "/v1/chat/completions", body) in (200, 400, 429)
 
 
-@settings(QUIET, max_examples=150)
+@settings(QUIET, max_examples=150 * TIMES)
 @given(
     some(COMPLETION, 4), texts | st.lists(texts, max_size=3) | st.lists(st.integers(0, 50_000), max_size=3) | anything
 )
@@ -137,13 +144,13 @@ def test_any_completion_gets_an_answer(scripted_pod: Pod, fields: dict[str, Any]
     assert ask(scripted_pod, "/v1/completions", body) in (200, 400, 429)
 
 
-@settings(QUIET, max_examples=150)
+@settings(QUIET, max_examples=150 * TIMES)
 @given(st.binary(max_size=200) | anything.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_get_a_400(scripted_pod: Pod, body: bytes) -> None:
     assert ask(scripted_pod, "/v1/chat/completions", body) == 400
 
 
-@settings(QUIET, max_examples=60)
+@settings(QUIET, max_examples=60 * TIMES)
 @given(some({name: value for name, value in SAMPLING.items() if name not in ("max_tokens", "n")}, 4), st.integers(0, 5))
 def test_the_real_engine_survives_any_sampling(model_pod: Pod, fields: dict[str, Any], logprobs: int) -> None:
     stub = model_pod.stub()
@@ -152,7 +159,7 @@ def test_the_real_engine_survives_any_sampling(model_pod: Pod, fields: dict[str,
     assert model_pod.stub() == stub
 
 
-@settings(QUIET, max_examples=60)
+@settings(QUIET, max_examples=60 * TIMES)
 @given(schemas)
 def test_the_real_engine_survives_any_schema(model_pod: Pod, schema: dict[str, Any]) -> None:
     stub = model_pod.stub()

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.engines.card import QUESTION, TOOLS
+from tests.engines.card import QUESTION, RATE, RESULT, TOOLS
 from tests.engines.serving import Pod, page, post, until
 
 CAPITAL: Any = [{"role": "user", "content": "What is the capital of Korea?"}]
@@ -155,6 +155,37 @@ def test_a_named_tool_is_called_with_arguments_that_fit(client: openai.OpenAI) -
     assert call.function.name == "calculate_discount"
     if answer.choices[0].finish_reason == "stop":
         assert set(json.loads(call.function.arguments)) >= {"original_price", "discount_percentage"}
+
+
+def test_the_cards_three_turns_pass_through_the_real_model(client: openai.OpenAI) -> None:
+    """What it says is its own affair; that each turn is taken as the cards send it, and grows the prompt, is ours."""
+    messages: list[Any] = []
+    prompts = [0]
+    for turn in (
+        [{"role": "user", "content": QUESTION}],
+        [{"role": "assistant", "content": "할인율이 몇 퍼센트인가요?"}, {"role": "user", "content": RATE}],
+        [{"role": "assistant", "content": ""}, {"role": "tool", "tool_call_id": "random_id", "content": RESULT}],
+    ):
+        messages += turn
+        answer = client.chat.completions.create(
+            model="smollm2", messages=messages, tools=TOOLS, temperature=0, max_tokens=8
+        )
+        [choice] = answer.choices
+        assert choice.message.content or choice.message.tool_calls
+        assert choice.finish_reason in ("stop", "length", "tool_calls")
+        assert answer.usage
+        assert answer.usage.prompt_tokens > prompts[-1]
+        prompts.append(answer.usage.prompt_tokens)
+
+
+def test_a_prefix_that_was_seen_is_counted_as_cached(client: openai.OpenAI) -> None:
+    prompt = "The quick brown fox jumps over the lazy dog. " * 10
+    usages = [client.completions.create(model="smollm2", prompt=prompt, max_tokens=1).usage for _ in range(5)]
+    cached = [
+        usage.prompt_tokens_details.cached_tokens or 0 for usage in usages if usage and usage.prompt_tokens_details
+    ]
+    assert len(cached) == 5
+    assert 0 < max(cached) < usages[0].prompt_tokens  # type: ignore[union-attr]
 
 
 def test_a_stop_string_ends_an_answer_and_is_not_in_it(client: openai.OpenAI) -> None:

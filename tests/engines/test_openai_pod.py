@@ -124,6 +124,25 @@ def test_an_engine_that_cannot_load_stops_triton(tmp_path: Path) -> None:
         assert "the weights are broken; build the engine again" in triton.text()
 
 
+def test_the_specs_template_replaces_the_artifacts(tmp_path: Path) -> None:
+    environment = {"AX_DRAIN_GRACE": "0", "AX_ENGINE_ADAPTOR": "scripted_engine"}
+    template = "{{ messages[-1].content }} by the spec"
+    with pod(tmp_path, environment, chat_template=template) as one:
+        write_engine(one.store, weights=False, template="the artifact's")
+        one.start()
+        messages = [{"role": "user", "content": script(echo=True)}]
+        reply = post(f"{one.url}/v1/chat/completions", {"model": "smollm2", "messages": messages})
+        assert reply.json()["choices"][0]["message"]["content"] == f"{script(echo=True)} by the spec"
+
+
+def test_an_unknown_tool_parser_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pod(tmp_path, tool_parser="pythonic") as one:
+        write_engine(one.store, weights=False)
+        frontend = one.start_frontend()
+        assert frontend.popen.wait(30) == 1
+        assert "toolParser 'pythonic' is unknown; use one of hermes" in frontend.text()
+
+
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [

@@ -69,6 +69,30 @@ def test_a_full_queue_answers_429_and_leaving_makes_room(scripted_pod: Pod, scri
     assert scripted.completions.create(model="smollm2", prompt="x").choices[0].text == "ok"
 
 
+def test_the_client_tries_again_when_it_was_told_when(scripted_pod: Pod) -> None:
+    texts: list[str] = []
+
+    def ask() -> None:
+        with openai.OpenAI(base_url=f"{scripted_pod.url}/v1", api_key="none", max_retries=9) as client:
+            texts.append(client.completions.create(model="smollm2", prompt="x").choices[0].text)
+
+    def refused() -> str:
+        lines = page(scripted_pod.metrics_url).splitlines()
+        return "".join(line for line in lines if "ax_frontend_requests_total{" in line and '"429"' in line)
+
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(raw_stream(scripted_pod, LONG))
+        until(lambda: load(scripted_pod) == (4, 4))
+        before = refused()
+        thread = threading.Thread(target=ask)
+        thread.start()
+        until(lambda: refused() != before)
+    thread.join(60)
+    assert texts == ["ok"]
+    until(lambda: load(scripted_pod) == (0, 0))
+
+
 def test_who_waits_gets_the_slot_of_who_left_soon(scripted_pod: Pod) -> None:
     """The aim is 200 ms; the bound is ten times that."""
     with ExitStack() as stack:
