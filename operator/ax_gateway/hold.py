@@ -100,7 +100,7 @@ class Hold:
         if route.model.policy == "HostedOnly":
             message = f"'{key}' is served by a hosted API alone, which this request may not go to or which is closed."
             return self._ended(key, "refused", _refusal(message, 60))
-        if route.model.while_unavailable != "Hold":
+        if route.model.while_unavailable != "Hold" and not route.hosted_meanwhile:
             return self._ended(key, "refused", _refusal(f"No replica of '{key}' is ready: try again later.", 10))
         if self.held.total() >= self._bounds.requests or self._bytes + size > self._bounds.body_bytes:
             return self._ended(key, "full", _refusal(f"Too many requests wait for a replica of '{key}'.", 10))

@@ -27,6 +27,7 @@ from ax_gateway.envoy.words import (
     hosted_cluster,
     hosted_key,
     on_prem_cluster,
+    stay_cluster,
 )
 from ax_gateway.hosted import HostedAPI
 from ax_gateway.keys import Client
@@ -105,6 +106,9 @@ class Snapshots:
             sticky = found.model.sticky
             make = partial(_one, clusters.on_prem, found.key, shape.held, sticky)
             yield on_prem_cluster(found.key), self._keep("cluster", found.key, sticky, make)
+            if found.hosted_meanwhile:
+                make = partial(_one, clusters.stay, found.key, shape.held, sticky)
+                yield stay_cluster(found.key), self._keep("stay", found.key, sticky, make)
             if found.hosted:
                 pair = partial(_each, clusters.both, found.key, found.hosted.name, shape.held, sticky)
                 yield from self._keep("both", found.key, (found.hosted.name, sticky), pair).items()
@@ -120,6 +124,9 @@ class Snapshots:
             make = partial(_one, clusters.assignment, found, self._shape.hold_port)
             source = (found.endpoints, found.hosted is None, found.model.while_unavailable)
             yield on_prem_cluster(found.key), self._keep("endpoints", found.key, source, make)
+            if found.hosted_meanwhile:
+                make = partial(_one, clusters.stay_assignment, found, self._shape.hold_port)
+                yield stay_cluster(found.key), self._keep("staying", found.key, found.endpoints, make)
         for way in around.ways_out:
             make = partial(_one, gates.api_assignment, way.api, way.addresses)
             yield hosted_cluster(way.api.name), self._keep("addresses", way.api.name, way, make)

@@ -114,6 +114,11 @@ class Route:
         """`<namespace>/<name>` of the model."""
         return self.model.key
 
+    @property
+    def hosted_meanwhile(self) -> bool:
+        """Whether a hosted API answers while no replica is ready; requests that must stay wait apart from others."""
+        return self.hosted is not None and self.model.while_unavailable == "Hosted"
+
 
 @dataclass(frozen=True, slots=True)
 class RouteTable:

@@ -13,6 +13,7 @@ from ax_gateway.envoy.words import (
     on_prem_cluster,
     over_cluster,
     stat_name,
+    stay_cluster,
     typed,
 )
 from ax_gateway.table import Route
@@ -28,7 +29,15 @@ def on_prem(key: str, held: int, sticky: bool) -> Resource:
     is decided. `held` requests may come back at once as retries when a replica gets ready. Where one `user` goes to
     one replica, that replica may have a quarter more in flight than the mean.
     """
-    name = on_prem_cluster(key)
+    return _replicas(on_prem_cluster(key), held, sticky)
+
+
+def stay(key: str, held: int, sticky: bool) -> Resource:
+    """Return the cluster for requests that must stay, of a model whose others are hosted while no replica is ready."""
+    return _replicas(stay_cluster(key), held, sticky)
+
+
+def _replicas(name: str, held: int, sticky: bool) -> Resource:
     # Nobody is tried in panic: without a healthy replica requests wait.
     common: Resource = {"healthy_panic_threshold": {"value": 0}}
     balancing: Resource = {"lb_policy": "LEAST_REQUEST"}
@@ -129,6 +138,15 @@ def assignment(route: Route, hold_port: int) -> Resource:
 
     Where a hosted API answers instead there is no waiting place: its emptiness is what makes requests go on.
     """
+    return _assigned(on_prem_cluster(route.key), route, None if route.hosted_meanwhile else hold_port)
+
+
+def stay_assignment(route: Route, hold_port: int) -> Resource:
+    """Return the endpoints of `stay_cluster`: there is always a waiting place."""
+    return _assigned(stay_cluster(route.key), route, hold_port)
+
+
+def _assigned(name: str, route: Route, hold_port: int | None) -> Resource:
     localities: list[Resource] = [
         {
             "priority": 0,
@@ -136,12 +154,12 @@ def assignment(route: Route, hold_port: int) -> Resource:
             "lb_endpoints": [endpoint(each.address, each.port, "onprem") for each in route.endpoints],
         }
     ]
-    if not (route.hosted and route.model.while_unavailable == "Hosted"):
+    if hold_port is not None:
         hold = [endpoint("127.0.0.1", hold_port, "hold")]
         localities.append({"priority": 1, "locality": {"zone": "hold"}, "lb_endpoints": hold})
     return typed(
         "envoy.config.endpoint.v3.ClusterLoadAssignment",
-        cluster_name=on_prem_cluster(route.key),
+        cluster_name=name,
         endpoints=localities,
         # One healthy replica of many keeps all requests.
         policy={"overprovisioning_factor": 100_000},

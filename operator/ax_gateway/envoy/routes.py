@@ -38,6 +38,7 @@ from ax_gateway.envoy.words import (
     gate,
     on_prem_cluster,
     over_cluster,
+    stay_cluster,
     typed,
 )
 from ax_gateway.keys import LIMITED, RESIDENT
@@ -128,7 +129,7 @@ def on_match(found: Route, patience: Patience, limited: tuple[str, ...] | None =
     # The choice of a replica by the user needs its header; there the cluster removes it.
     hidden = [] if found.model.sticky else [USER_HEADER]
     stay = route(
-        route=_way(found, patience) | {"cluster": on_prem_cluster(found.key)},
+        route=_way(found, patience) | {"cluster": _staying(found)},
         metadata=_said(found, "OnPrem"),
         request_headers_to_remove=hidden,
     )
@@ -148,11 +149,17 @@ def on_match(found: Route, patience: Patience, limited: tuple[str, ...] | None =
     return nested(first_of(cases, otherwise=route(**leave)))
 
 
+def _staying(found: Route) -> str:
+    """Return the cluster of requests that must not leave: replicas, and where to wait for them."""
+    waits_elsewhere = found.hosted_meanwhile and not found.endpoints
+    return stay_cluster(found.key) if waits_elsewhere else on_prem_cluster(found.key)
+
+
 def choice(found: Route, gateways: int) -> Choice:
     """Return the clusters among which the requests of a model with a hosted API are spread."""
     if found.hosted is None:
         raise ValueError(f"{found.key} has no hosted API")
-    on_prem, first, over = on_prem_cluster(found.key), first_cluster(found.key), over_cluster(found.key)
+    on_prem, first, over = _staying(found), first_cluster(found.key), over_cluster(found.key)
     way_out, most = gate(found.hosted.name), found.hosted.max_concurrency
     gate_limit = math.ceil(most / max(1, gateways)) if most else -1
     limit = -1 if found.limit is None else found.limit

@@ -50,6 +50,11 @@ def on_prem_cluster(key: str) -> str:
     return ON_PREM + key
 
 
+def stay_cluster(key: str) -> str:
+    """Return the cluster of a model's replicas and the waiting place, for what must not leave while others do."""
+    return f"stay_{key}"
+
+
 def first_cluster(key: str) -> str:
     """Return the cluster that tries a model's replicas first, then its hosted API."""
     return f"first_{key}"
