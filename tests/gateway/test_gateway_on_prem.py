@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.gateway.replica import Replica, together
 from tests.gateway.rig import Rig, until
@@ -172,6 +174,27 @@ async def test_stream_that_breaks_is_never_complete_nor_retried(rig: Rig, replic
         assert response.status == 200
         with pytest.raises(Exception, match=r"payload|Response"):
             await response.read()
+    assert len(one.seen) == 1
+
+
+async def test_error_of_the_engine_in_a_stream_arrives_and_ends_it(rig: Rig, replica: Start) -> None:
+    """As the frontend says it: an event with an error, and no `[DONE]`."""
+    one = await replica()
+    key = await rig.serve("erring", one)
+    one.seen.clear()
+    event = b'data: {"error":{"message":"The engine failed.","type":"server_error","code":"engine_error"}}\n\n'
+
+    async def err(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await one.event(response, {"choices": [{"index": 0, "delta": {"content": "a"}}]})
+        await response.write(event)
+        return response
+
+    one.behave = err
+    async with rig.post(key, stream=True) as response:
+        text = await response.read()
+    assert text.endswith(b'"a"}}]}\n\n' + event)
     assert len(one.seen) == 1
 
 

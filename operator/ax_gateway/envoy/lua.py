@@ -68,7 +68,8 @@ function envoy_on_response(handle)
   if not find(handle:headers():get("content-type") or "", "event-stream", 1, true) then return end
   local rest = ""
   for chunk in handle:bodyChunks() do
-    local bytes = rest .. chunk:getBytes(0, chunk:length())
+    local bytes = chunk:getBytes(0, chunk:length())
+    if rest ~= "" then bytes = rest .. bytes end
     -- Inside of a JSON string every quote is escaped, so content cannot look like a count.
     if find(bytes, '_tokens"', 1, true) then
       for name, pattern in pairs(WANTED) do
