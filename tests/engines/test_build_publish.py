@@ -295,34 +295,6 @@ def environment(places: Places, spec: ArtifactSpec) -> dict[str, str]:
     return os.environ | {"AX_ROOT": root, "AX_PROGRESS_PORT": "0", "AX_TASK": build_task(spec)}
 
 
-def test_killed_at_any_moment_and_run_again_it_ends_the_same(places: Places) -> None:
-    write_folder(places.source / "model", shards=3)
-    for shard in (places.source / "model").glob("*.safetensors"):
-        write_safetensors(shard, rows=40_000)
-    spec = spec_of(resolved(places))
-    delays = iter((0.15, 0.25, 0.3, 0.35, 0.4, 0.5))
-    for phase in ("fetch", "publish"):
-        while True:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "ax_engines", phase],
-                env=environment(places, spec),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            try:
-                code = child.wait(next(delays, None))
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-                assert store.read_manifest(places.final(spec.name)) is None or store.published(places, spec.name, spec)
-                continue
-            assert code == 0
-            break
-    assert store.published(places, spec.name, spec)
-    assert sorted(p.name for p in places.store.iterdir()) == [".staging", spec.name]
-    assert not list((places.store / ".staging").iterdir())
-
-
 def test_the_program_writes_its_last_word(places: Places, spec: ArtifactSpec) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ax_engines", "fetch"],

@@ -7,11 +7,9 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ax_engines import catalogue
-from ax_engines.contract import Calibration, HuggingFaceSource, ModelConfig, PvcSource, ResolvedSource, Source
+from ax_engines.contract import Calibration, HuggingFaceSource, PvcSource, ResolvedSource, Source
 from ax_engines.hardware import Pool, Toolchain
 from ax_engines.hardware_table import load_gpus
 from ax_engines.memory import weights_bytes
@@ -366,48 +364,3 @@ def test_remote_code_runs_only_if_somebody_says_so_and_a_commit_pins_it() -> Non
 def test_calibration_stays_below_its_claim(path: str) -> None:
     found = refused(plan("A.X-4.0", Wishes(calibration=Calibration(claim_name="texts", path=path))))
     assert "engine.calibration.path" in found.message
-
-
-# --- properties over many shapes ---
-
-shapes = st.builds(
-    lambda layers, heads, kv, ffn, vocab, context: ModelConfig(
-        architecture="LlamaForCausalLM",
-        num_hidden_layers=layers,
-        hidden_size=heads * 128,
-        intermediate_size=ffn * 64,
-        num_attention_heads=heads,
-        num_key_value_heads=max(1, heads // kv),
-        head_dim=128,
-        vocab_size=vocab,
-        max_position_embeddings=context,
-    ),
-    st.integers(1, 120),
-    st.integers(1, 96),
-    st.sampled_from([1, 2, 4, 8]),
-    st.integers(1, 500),
-    st.integers(1_000, 300_000),
-    st.sampled_from([2_048, 32_768, 131_072]),
-)
-
-
-@settings(deadline=None)
-@given(shapes, st.sampled_from(GPUS), st.sampled_from([1, 2, 4, 6, 8]), st.booleans())
-def test_whatever_is_planned_fits_and_divides(config: ModelConfig, gpu: Any, per_node: int, calibrated: bool) -> None:
-    resolved = ResolvedSource(revision=COMMIT, format="safetensors", files=1, bytes=1, config=config)
-    source = Source(hugging_face=HuggingFaceSource(repo="our/model"))
-    wishes = Wishes(calibration=TEXTS if calibrated else None)
-    pool = setup(per_node).pool(gpu.product)
-    found = recipe(source, resolved, None, wishes, (pool,), DEFAULT_TOOLCHAINS, GPUS)
-    assert found == recipe(source, resolved, None, wishes, (pool,), DEFAULT_TOOLCHAINS, GPUS)
-    if isinstance(found, Refusal):
-        assert found.message
-        return
-    assert found.gpus == found.tensor * found.pipeline <= per_node
-    assert config.num_attention_heads % found.tensor == 0
-    assert config.num_hidden_layers % found.pipeline == 0
-    assert found.memory.kv_tokens >= found.context_length
-    assert found.memory.total == gpu.memory_mib
-    assert found.memory.weights < gpu.memory_mib
-    assert 1 <= found.slots <= 256
-    assert calibrated or found.artifact.calibration is None

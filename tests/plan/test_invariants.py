@@ -1,8 +1,12 @@
-"""The plan's invariants, each by its name, over lives that hypothesis makes up: edits, builds, falls, nodes, charts."""
+"""The plan's invariants, each by its name, over lives that hypothesis makes up: edits, builds, falls, nodes, charts.
+
+AX_SOAK=1 tries eight times as many, three times as long.
+"""
 
 from __future__ import annotations
 
 import copy
+import os
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -28,8 +32,10 @@ ACTIONS = (
     *("resolve", "build", "build fails", "all ready", "one ready", "pods fall", "toolchain", "nodes go", "nodes come"),
     *("minutes", "days", "plan"),
 )
-LIVES = st.lists(st.sampled_from(ACTIONS), min_size=4, max_size=14)
-PROPERTY = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+SOAK = os.environ.get("AX_SOAK") == "1"
+pytestmark = [pytest.mark.soak] if SOAK else []
+LIVES = st.lists(st.sampled_from(ACTIONS), min_size=4, max_size=42 if SOAK else 14)
+PROPERTY = settings(max_examples=200 if SOAK else 25, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 class Life:
