@@ -30,7 +30,7 @@ def run() -> None:
     cluster = Cluster.up("demo", "node")
     product.load_images(cluster)
     with step("Installing the chart"):
-        product.install(cluster, hosted.CHART_VALUES)
+        product.install(cluster)
     product.namespace(cluster, WHERE)
     new = not product.model(cluster, WHERE, NAME)
     if new:

@@ -15,8 +15,6 @@ NAME = "stand-in"
 SCRIPT = Path(__file__).with_name("hosted_standin.py")
 PRICES = {"input": 1500, "output": 4500}
 """KRW per million tokens, as in examples/hosted-api.yaml."""
-CHART_VALUES = {"gateway": {"hosted": {"plainHttp": True}}}
-"""The chart allows http inside the cluster only when told."""
 _KEY = "api-key"
 
 

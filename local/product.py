@@ -32,7 +32,7 @@ def load_images(cluster: Cluster, names: Sequence[str] = ()) -> None:
 
 
 def values() -> dict[str, Any]:
-    """Return the chart's values for a local cluster: images of this machine, plain HTTP said aloud."""
+    """Return the chart's values for a local cluster: images of this machine, plain HTTP said aloud, both ways."""
     return {
         "image": {"registry": "localhost", "pullPolicy": "IfNotPresent"},
         "toolchains": [{"name": "cpu", "image": images.reference("ax-triton"), "backends": ["llamacpp"]}],
@@ -42,6 +42,7 @@ def values() -> dict[str, Any]:
             "tls": {"insecure": True},
             "clientKeys": "none",
             "bareNames": ["*"],
+            "hosted": {"plainHttp": True},
         },
     }
 
