@@ -227,6 +227,14 @@ def test_the_group_of_awq_has_to_divide_the_feed_forward_size_of_a_rank() -> Non
     assert (made(plan("A.X-4.0", wishes)).tensor, made(plan("A.X-4.0", wishes)).pipeline) == (1, 2)
 
 
+def test_a_model_that_no_split_lets_take_a_format_says_which_it_takes() -> None:
+    wishes = Wishes(quantization="awq", calibration=TEXTS)
+    found = refused(plan("A.X-3.1", replace(wishes, pipeline=2)))
+    assert "feed-forward size 21824 is no multiple of 128, the group of awq" in found.message
+    assert "no split of this model takes awq; use engine.quantization none, int8-wo, fp8, int8-sq" in found.message
+    assert "21824" in refused(plan("A.X-3.1", wishes)).message
+
+
 def test_wished_ranks_are_taken_and_have_to_fit_one_node() -> None:
     found = made(plan("A.X-4.0", Wishes(tensor=8)))
     assert (found.tensor, found.pipeline, found.gpus) == (8, 1, 8)

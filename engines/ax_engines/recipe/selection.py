@@ -144,6 +144,9 @@ def _check_split(ask: Ask) -> None:
         tensors = [str(t) for t in range(1, 17) if split_error(ask.config, fmt, Split(t, 1)) is None]
         pipelines = [str(p) for p in range(1, 17) if split_error(ask.config, fmt, Split(1, p)) is None]
         choices = f"tensor can be {', '.join(tensors)}; pipeline {', '.join(pipelines)}"
+        if not tensors:
+            fitting = [f.name for f in FORMATS.values() if split_error(ask.config, f, Split(1)) is None]
+            choices = f"no split of this model takes {fmt.name}; use engine.quantization {', '.join(fitting)}"
         raise RefusedError("InvalidSpec", f"engine.parallelism: {error}; {choices}")
 
 
