@@ -1,7 +1,7 @@
 """The yardstick: the simplest decoupled model, one response for every token of the paced engine.
 
-`python plain_model.py RUN HTTP,GRPC,METRICS SLOTS TOKENS_PER_SECOND` becomes a Triton that serves it; Triton imports
-the same file as its model. A request is the number of tokens as text.
+`python plain_model.py RUN HTTP,GRPC,METRICS SLOTS TOKENS_PER_SECOND IN_STEP` becomes a Triton that serves it;
+Triton imports the same file as its model. A request is the number of tokens as text.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class TritonPythonModel:
         self.engine.stop()
 
 
-def main(run: str, ports: str, slots: str, rate: str) -> None:
+def main(run: str, ports: str, slots: str, rate: str, in_step: str) -> None:
     """Write the repository and become Triton."""
     from ax_engines.contract import ServingOptions
     from ax_engines.triton.__main__ import find_layout, search_path
@@ -76,7 +76,7 @@ def main(run: str, ports: str, slots: str, rate: str) -> None:
         slots=int(slots),
         queue=0,
         context_length=1_000_000,
-        engine_args={"tokens_per_second": float(rate)},
+        engine_args={"tokens_per_second": float(rate), "in_step": in_step == "1"},
     )
     folder = Path(run) / "models" / "plain"
     (folder / "1").mkdir(parents=True)
@@ -89,5 +89,5 @@ def main(run: str, ports: str, slots: str, rate: str) -> None:
     os.execve(arguments[0], arguments, server_environment(layout, dict(os.environ)))
 
 
-if __name__ == "__main__" and len(sys.argv) == 5:
+if __name__ == "__main__" and len(sys.argv) == 6:
     main(*sys.argv[1:])

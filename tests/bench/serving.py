@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "engines"))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from local.wheels import installed
+from tests.bench.serving_drawing import draw
+from tests.bench.serving_gateway import envoy_before
 from tests.engines.serving import Pod, free_ports, pod, status, write_engine
 
 ROOT = Path(__file__).parents[2]
@@ -38,15 +40,25 @@ WARM_UP = 5
 
 @dataclass(frozen=True)
 class Load:
-    """Streams at once, tokens per second of each, tokens in all of each, and how often it is measured."""
+    """Streams at once, tokens per second of each, tokens in all of each, and how often it is measured.
+
+    The streams of a load are out of step with each other, or share the steps of one batch as in a real engine.
+    """
 
     streams: int
     rate: float
     tokens: int
     rounds: int
+    in_step: bool = False
 
 
-LOADS = (Load(50, 100, 1000, 3), Load(500, 4, 40, 3), Load(1, 20, 200, 1))
+LOADS = (
+    Load(50, 100, 1000, 3),
+    Load(500, 4, 40, 3),
+    Load(50, 100, 500, 1, in_step=True),
+    Load(10, 100, 500, 1),
+    Load(1, 20, 200, 1),
+)
 
 
 @dataclass
@@ -162,7 +174,7 @@ def ours(folder: Path, load: Load) -> Iterator[System]:
     """Our pod."""
     environment = {"AX_DRAIN_GRACE": "0", "AX_ENGINE_ADAPTOR": "paced_engine"}
     slots = max(load.streams, WARM_UP)
-    options: dict[str, Any] = {"slots": slots, "engine_args": {"tokens_per_second": load.rate}}
+    options: dict[str, Any] = {"slots": slots, "engine_args": {"tokens_per_second": load.rate, "in_step": load.in_step}}
     with pod(folder, environment, **options) as one:
         write_engine(one.store, weights=False)
         one.start()
@@ -174,6 +186,21 @@ def processes(one: Pod) -> dict[str, int]:
     assert one.triton
     assert one.frontend
     return {"triton": one.triton.popen.pid, "stub": one.stub(), "frontend": one.frontend.popen.pid}
+
+
+@contextmanager
+def gateway(folder: Path, load: Load) -> Iterator[System]:
+    """Our pod behind the gateway: the whole way of a request that stays in the cluster."""
+    with (
+        ours(folder, load) as system,
+        envoy_before(folder / "gateway", "demo/smollm2", system.port) as (port, processes),
+    ):
+        yield System("gateway", port, system.path, envoy_body, {**system.processes, **processes})
+
+
+def envoy_body(tokens: int) -> dict[str, Any]:
+    """Return the same by the name that the gateway knows."""
+    return {**our_body(tokens), "model": "demo/smollm2"}
 
 
 def our_body(tokens: int) -> dict[str, Any]:
@@ -188,7 +215,7 @@ def plain(folder: Path, load: Load) -> Iterator[System]:
     ports = free_ports(3)
     paths = [str(ROOT / "engines"), str(installed("triton")), str(ROOT / "tests" / "engines")]
     command = [str(Path(sys.base_prefix) / "bin" / "python3"), "-s", str(ROOT / "tests/bench/plain_model.py")]
-    arguments = [str(folder), ",".join(map(str, ports)), str(load.streams), str(load.rate)]
+    arguments = [str(folder), ",".join(map(str, ports)), str(load.streams), str(load.rate), str(int(load.in_step))]
     with (folder / "log").open("wb") as log:
         triton = subprocess.Popen(
             [*command, *arguments],
@@ -217,52 +244,28 @@ def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Measure every load, print and write the results."""
     results: list[dict[str, Any]] = []
+    busy = round(os.getloadavg()[0], 1)
     with tempfile.TemporaryDirectory() as folder:
         for number, load in enumerate(LOADS):
-            runs: dict[str, list[dict[str, Any]]] = {"triton": [], "ours": []}
+            makers = (plain, ours, gateway) if load.rounds > 1 else (plain, ours)
+            runs: dict[str, list[dict[str, Any]]] = {}
             for turn in range(load.rounds):
-                for make in (plain, ours):
+                for make in makers:
                     with make(Path(folder) / f"{make.__name__}-{number}-{turn}", load) as system:
-                        runs[system.name].append(measure(system, load))
+                        runs.setdefault(system.name, []).append(measure(system, load))
             best = {name: middle(some) for name, some in runs.items()}
-            ratio = best["ours"]["total_us_per_token"] / best["triton"]["total_us_per_token"]
-            results.append({"load": asdict(load), **best, "ratio": round(ratio, 2), "runs": runs})
-            print(f"{load.streams} streams, {load.rate:g} tokens/s each: ratio {ratio:.2f}")
+            yardstick = best["triton"]["total_us_per_token"]
+            ratios = {name: round(one["total_us_per_token"] / yardstick, 2) for name, one in best.items()}
+            results.append({"load": asdict(load), **best, "ratios": ratios, "runs": runs})
+            step = ", in step" if load.in_step else ""
+            print(f"{load.streams} streams, {load.rate:g} tokens/s each{step}: ratios {ratios}")
             for name, one in best.items():
                 print(f"  {name:7} {one['total_us_per_token']:6.1f} us/token {one['us_per_token']} "
                       f"latency {one['latency_ms']} ms, first token {one['first_token_ms']} ms")  # fmt: skip
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "serving.json").write_text(json.dumps({"cpus": os.cpu_count(), "results": results}, indent=1) + "\n")
+    told = {"cpus": os.cpu_count(), "load_average_before": busy, "results": results}
+    (OUT / "serving.json").write_text(json.dumps(told, indent=1) + "\n")
     draw(results, OUT / "serving.svg")
-
-
-def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """Draw CPU per token of each process, the two systems side by side."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    import matplotlib.pyplot as plt
-
-    mpl.rcParams["svg.hashsalt"] = "serving"
-    loads = [result for result in results if result["load"]["streams"] > 1]
-    figure, axes = plt.subplots(figsize=(7, 3.2))
-    names = []
-    for place, (result, system) in enumerate((result, name) for result in loads for name in ("triton", "ours")):
-        left = 0.0
-        for process, colour in (("triton", "#4c78a8"), ("stub", "#72b7b2"), ("frontend", "#f58518")):
-            us = result[system]["us_per_token"].get(process, 0)
-            axes.barh(place, us, left=left, color=colour, label=process if place == 1 else None)
-            left += us
-        axes.text(left + 2, place, f"{left:.0f}", va="center")
-        label = "generate_stream" if system == "triton" else "this frontend"
-        names.append(f"{result['load']['streams']} × {result['load']['rate']:g}/s, {label}")
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set_xlabel("CPU per token, µs (user + system)")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """An engine that makes tokens at a steady pace and computes nothing: for measuring what serving costs.
 
 Every request gets `max_tokens` tokens, each with its number and the monotonic time in nanoseconds at which it was
-made (` 7@123`), `tokens_per_second` of them each second; requests are out of step with each other, which is harder
-for coalescing than the common step of a real engine's batch.
+made (` 7@123`), `tokens_per_second` of them each second. Requests are out of step with each other, which is harder
+for coalescing than the common step of a real engine's batch; with `in_step` they share one.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class PacedEngine:
     def start(self, options: ServingOptions, folder: Path) -> None:
         """Start the clock."""
         self._period = 1 / float(options.engine_args.get("tokens_per_second", 100))
+        self._in_step = bool(options.engine_args.get("in_step"))
         self._order = itertools.count()
         self._heap: list[tuple[float, int, Paced]] = []
         self._changed = threading.Condition()
@@ -52,10 +53,12 @@ class PacedEngine:
         self._thread.start()
 
     def submit(self, request: GenerateRequest, index: int, on_answer: OnAnswer) -> Paced:
-        """Begin; the first token comes at once."""
+        """Begin; the first token comes at once, or with the next step."""
         paced = Paced(index, request.sampling.max_tokens or 100, on_answer)
+        now = time.monotonic()
+        first = (now // self._period + 1) * self._period if self._in_step else now
         with self._changed:
-            heapq.heappush(self._heap, (time.monotonic(), next(self._order), paced))
+            heapq.heappush(self._heap, (first, next(self._order), paced))
             self._changed.notify()
         return paced
 
