@@ -39,6 +39,8 @@ _CAUTION_PER_SECOND = 1 / 120
 _LEAST_CAUTION, _MOST_CAUTION = 0.3, 4.0
 _START_SHARE = 0.5
 """Share of a start's cost that an account must gather. Half of it, since what is gathered is expected use."""
+_BEGUN = 0.001
+"""Seconds of a wait for GPUs that has only begun; zero means that there is none."""
 _WAKING_WEIGHT = 20.0
 """A request that waits for a cold start weighs as much as this many times its slot."""
 
@@ -101,7 +103,9 @@ def decide(load: Load, policy: Policy, memory: Memory, now: float) -> Decision:
     if load.free_gpus is not None:
         room = max(policy.min_replicas, current + max(0, load.free_gpus) // policy.gpus_per_replica)
         if wanted > room:
-            replicas, short, why = room, memory.short + step, f"{why}; {wanted} wanted, the pool has room for {room}"
+            # A wait begins with the look that finds it: the seconds before, idle ones perhaps, are none of it.
+            short = memory.short + step if memory.short > 0 else _BEGUN
+            replicas, why = room, f"{why}; {wanted} wanted, the pool has room for {room}"
             rule = "pool"
     return Decision(
         replicas=replicas,

@@ -107,10 +107,13 @@ def _shortage(decision: Decision, engine: EngineStep, free: int, gpus: int) -> s
     """Say how many GPUs are missing of which product, how many there are, and what to do."""
     more = decision.wanted - decision.replicas
     product = engine.recipe.gpu_product if engine.recipe else engine.held.product if engine.held else None
-    needs = (
-        f"demand calls for {more} more replica{'s' * (more > 1)}: {gpus * more} GPUs of {product or 'the pool'} needed"
-    )
+    gpus *= more
+    needs = f"demand calls for {_count(more, 'more replica')}: {_count(gpus, 'GPU')} of {product or 'the pool'} needed"
     return f"{needs}, {free} free for it, the longest wait first: add nodes, or lower the maxReplicas of another model"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _hosted(spec: AXModelSpec, world: World) -> tuple[str, AXHostedAPISpec | None]:
