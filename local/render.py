@@ -118,6 +118,7 @@ def _controllers(layout: Layout) -> Component:
         "--service-account-private-key-file=pki/sa.key", "--root-ca-file=pki/ca.crt",
         # Shared credentials and a high rate: the default ServiceAccount exists seconds earlier.
         "--use-service-account-credentials=false", "--kube-api-qps=200", "--kube-api-burst=400",
+        "--horizontal-pod-autoscaler-sync-period=2s",
         "--allocate-node-cidrs=false", f"--flex-volume-plugin-dir={layout.folder}/flex",
     )  # fmt: skip
     return Component("kube-controller-manager", ("bin/kube-controller-manager", *flags))

@@ -84,9 +84,10 @@ class Site:
         )
         return str(product.condition(self.model(name), kind).get("message", ""))
 
-    def pods(self, component: str = "serving") -> list[Json]:
-        """Return the pods of a component."""
-        return self.items("pods", "-l", f"app.kubernetes.io/component={component}")
+    def pods(self, component: str = "serving", model: str | None = None) -> list[Json]:
+        """Return the pods of a component, of one model or of all."""
+        labels = f"app.kubernetes.io/component={component}"
+        return self.items("pods", "-l", labels + (f",serving.axmodel.io/model={model}" if model else ""))
 
     def store(self) -> Path:
         """Return the folder behind the claim `ax-engines`."""
@@ -109,14 +110,14 @@ class Site:
             return "".join(c.choices[0].delta.content or "" for c in stream if c.choices)
 
     @contextmanager
-    def load(self, model: str, workers: int = 2) -> Iterator[Counter[str]]:
+    def load(self, model: str, workers: int = 2, tokens: int = 8) -> Iterator[Counter[str]]:
         """Keep asking in the background, bounded to five minutes; yields a count by outcome."""
         stop, outcomes = threading.Event(), Counter[str]()
         limit = time.monotonic() + 300
 
         def work() -> None:
             while not stop.is_set() and time.monotonic() < limit:
-                outcomes[self._one(model)] += 1
+                outcomes[self._one(model, tokens)] += 1
                 stop.wait(0.05)
 
         threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
@@ -129,11 +130,11 @@ class Site:
             for thread in threads:
                 thread.join(timeout=150)
 
-    def _one(self, model: str) -> str:
+    def _one(self, model: str, tokens: int) -> str:
         messages: Any = [{"role": "user", "content": "Count to five."}]
         try:
             with self.client() as client:
-                stream = client.chat.completions.create(model=model, messages=messages, stream=True, max_tokens=8)
+                stream = client.chat.completions.create(model=model, messages=messages, stream=True, max_tokens=tokens)
                 finishes = [c.choices[0].finish_reason for c in stream if c.choices]
         except openai.APIStatusError as error:
             return f"{error.status_code} {error.message[:200]}"

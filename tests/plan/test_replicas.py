@@ -111,9 +111,10 @@ def test_a_missing_price_is_told_and_named(api: AXHostedAPISpec, gpu_hour: float
     stage = serving(model(BOTH), hosted={"ax": api}, gpu_hour_krw=gpu_hour)
     stage.loads["smol"] = Load(running=2, in_flight=2, ready=1, pods_known=1, pods_answered=1)
     stage.step()
-    notes = [n for n in stage.models["smol"]["status"].get("notes") or () if "cost" in n]
-    assert len(notes) == len(missing)
-    assert all(part in notes[0] for part in missing)
+    [accepted] = [c for c in stage.models["smol"]["status"]["conditions"] if c["type"] == "Accepted"]
+    assert accepted["status"] == "True"
+    assert ("not cost" in accepted["message"]) is bool(missing)
+    assert all(part in accepted["message"] for part in missing)
 
 
 @pytest.mark.parametrize("ready", [0, 1])

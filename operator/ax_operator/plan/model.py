@@ -61,14 +61,15 @@ def plan_model(model: Json, seen: Seen, world: World, now: float) -> Plan:
     draft.children += serving.children
     draft.obsolete += serving.obsolete
     route = routed(model, accepted.spec.routing, serving, world)
-    yes = Fact(ACCEPTED, "True", "Accepted", _accepted_message(accepted.spec))
+    scaled = serving.scaled
+    yes = Fact(ACCEPTED, "True", "Accepted", _accepted_message(accepted.spec, scaled.unpriced if scaled else None))
     built, behind = engine.fact, engine.behind or serving.behind
     if serving.ready and not engine.fact.true:
         # The old revision serves: its engine is built, and what the new one does is the business of kstatus.
         built, behind = Fact(ENGINE_READY, "True", "Built", f"AXEngine {serving.serving} serves"), engine.fact
     facts = [yes, built, serving.fact, route, *summary(built, serving.fact, route, behind)]
-    scaled = serving.scaled
-    draft.notes += scaled.notes if scaled else ()
+    if scaled and scaled.shortage:
+        draft.notes.append(scaled.shortage)
     if scaled and scaled.decision:
         draft.requeue.append(TICK)
     status = _status(model, accepted, engine, recipe, resolved, serving, facts, draft.notes, seen, now)
@@ -131,10 +132,10 @@ def _engine(
     return step.recipe, step, source.resolved
 
 
-def _accepted_message(spec: AXModelSpec) -> str:
+def _accepted_message(spec: AXModelSpec, unpriced: str | None) -> str:
     if spec.scaling.mode == "builtin" and spec.scaling.replicas != 1:
         return "scaling.replicas is ignored in mode builtin: set scaling.mode to fixed, or minReplicas and maxReplicas"
-    return "the spec can be served"
+    return f"the spec can be served; {unpriced}" if unpriced else "the spec can be served"
 
 
 def _refused(model: Json, fact: Fact, seen: Seen, now: float) -> Json:

@@ -25,7 +25,8 @@ class Replicas:
     wanted: int
     memory: Memory
     decision: Decision | None = None
-    notes: tuple[str, ...] = ()
+    unpriced: str | None = None
+    """Why prices have no say although a hosted API could help."""
     shortage: str | None = None
     """Why fewer replicas are asked for than demand calls for; None unless the pool is too small."""
 
@@ -48,8 +49,7 @@ def replicas(
     if scaling.mode != "builtin":
         return Replicas(scaling.replicas, decision.memory, decision)
     short = _shortage(decision, engine, seen.load.free_gpus or 0, capacity[1]) if decision.rule == "pool" else None
-    notes = (*_unpriced(spec, policy, world), *([short] if short else ()))
-    return Replicas(decision.replicas, decision.memory, decision, notes, short)
+    return Replicas(decision.replicas, decision.memory, decision, _unpriced(spec, policy, world), short)
 
 
 def policy_of(namespace: str, spec: AXModelSpec, capacity: tuple[int, int], cold_start: float, world: World) -> Policy:
@@ -121,13 +121,13 @@ def _hosted(spec: AXModelSpec, world: World) -> tuple[str, AXHostedAPISpec | Non
     return name, world.hosted.get(name)
 
 
-def _unpriced(spec: AXModelSpec, policy: Policy, world: World) -> tuple[str, ...]:
+def _unpriced(spec: AXModelSpec, policy: Policy, world: World) -> str | None:
     """Say that prices have no say although a hosted API could help, and how to give them one."""
     name, api = _hosted(spec, world)
     if not policy.hosted or api is None:
-        return ()
+        return None
     missing = [] if world.settings.gpu_hour_krw else ["the chart's gpuHourKrw"]
     missing += [] if api.prices else [f"spec.prices of AXHostedAPI {name}"]
     if not missing:
-        return ()
-    return (f"replicas follow waiting time, not cost: set {' and '.join(missing)} to have prices decide",)
+        return None
+    return f"replicas follow waiting time, not cost: set {' and '.join(missing)} to have prices decide"
