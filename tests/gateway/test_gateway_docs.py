@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -28,3 +29,14 @@ def test_every_named_metric_exists() -> None:
     named = set(re.findall(r"`(ax_gateway_\w+)", PAGE))
     assert len(named) > 10
     assert {name.removesuffix("_total") for name in named} <= known
+
+
+def test_costs_are_those_of_the_last_run() -> None:
+    found = json.loads((ROOT / "docs" / "bench" / "gateway.json").read_text(encoding="utf-8"))
+    signs = {"<=": "≤", ">=": "≥"}
+    for row in found["targets"]:
+        aim = f"{row['what']} {signs[row['relation']]} {row['target']:.3g}"
+        verdict = "reached" if row["reached"] else "MISSED"
+        assert f"| {aim} | {row['measured']:.3g} | {verdict} |" in PAGE
+    for left_out in found["proxies"]["left_out"]:
+        assert left_out.partition(":")[0] in PAGE
