@@ -12,7 +12,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import pairwise
 from typing import Any, cast
 
@@ -53,9 +53,9 @@ SETTINGS = Settings(
 )
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Cluster]:
-    """A control plane with eight simulated nodes of eight GPUs, two namespaces, a gateway's pod and 200 models."""
+@contextmanager
+def pool_of_models() -> Iterator[Cluster]:
+    """Bring up a control plane with eight nodes of eight simulated GPUs, a gateway's pod and 200 models."""
     nodes: list[GpuNode] = [
         {"name": f"l40s-{n}", "product": "NVIDIA-L40S", "memory": 46068, "count": 8, "major": 8, "minor": 9}
         for n in range(8)
@@ -83,6 +83,13 @@ def pool() -> Iterator[Cluster]:
         maps = [resolved_map(each, key, resolved) for each in made]  # as an earlier life of the operator left them
         items = json.dumps({"apiVersion": "v1", "kind": "List", "items": maps})
         found.kubectl("apply", "--server-side", "--field-manager=ax-operator", "-f", "-", input=items)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Cluster]:
+    """A pool of this module's own."""
+    with pool_of_models() as found:
         yield found
 
 
@@ -168,12 +175,12 @@ class Story:
         conditions = (found.get("status") or {}).get("conditions") or ()
         return next((dict(c) for c in conditions if c["type"] == "Available"), {})
 
-    async def until(self, what: str, probe: Callable[[], bool], patience: float = 60) -> None:
+    async def until(self, what: str, probe: Callable[[], object], patience: float = 60, pause: float = 0.1) -> None:
         """Wait until a probe says yes."""
         limit = time.monotonic() + patience
         while not probe():
             assert time.monotonic() < limit, f"{what} did not come within {patience:.0f} s: {self._told()}"
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(pause)
 
 
 @asynccontextmanager

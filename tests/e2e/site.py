@@ -111,9 +111,9 @@ class Site:
 
     @contextmanager
     def load(self, model: str, workers: int = 2, tokens: int = 8) -> Iterator[Counter[str]]:
-        """Keep asking in the background, bounded to five minutes; yields a count by outcome."""
+        """Keep asking in the background, bounded to ten minutes; yields a count by outcome."""
         stop, outcomes = threading.Event(), Counter[str]()
-        limit = time.monotonic() + 300
+        limit = time.monotonic() + 600
 
         def work() -> None:
             while not stop.is_set() and time.monotonic() < limit:

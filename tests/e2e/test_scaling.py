@@ -114,9 +114,9 @@ def test_a_held_request_wakes_a_model_that_sleeps(story: Story) -> None:
 def test_replicas_rise_with_load(story: Story) -> None:
     story.outcomes = story.load.enter_context(story.site.load(story.key, workers=2, tokens=200))
     with story.site.load(story.key, workers=10, tokens=40) as crowd:
-        product.until("a second replica", lambda: story.ready() >= 2, patience=90)
+        product.until("a second replica", lambda: story.ready() >= 2, patience=180)
         done = crowd["ok"]
-        product.until("the crowd is served", lambda: crowd["ok"] >= done + 10, patience=90)
+        product.until("the crowd is served", lambda: crowd["ok"] >= done + 10, patience=180)
         assert story.series()["wanted_replicas"] >= 2
     assert set(crowd) == {"ok"}, crowd
 
@@ -142,9 +142,9 @@ def test_the_hpa_of_the_examples_scales_a_model_by_the_operators_demand(
         site.kubectl("apply", "-f", "-", input=yaml.safe_dump(hpa))
         site.ready("swell")
         with site.load(f"{site.namespace}/swell", workers=8, tokens=40) as outcomes:
-            product.until("two asked for", lambda: asked_for() == 2, patience=90)
-            product.until("two pods", lambda: len(site.pods("serving", "swell")) == 2, patience=30)
-        product.until("one asked for", lambda: asked_for() == 1, patience=90)
+            product.until("two asked for", lambda: asked_for() == 2, patience=180)
+            product.until("two pods", lambda: len(site.pods("serving", "swell")) == 2, patience=60)
+        product.until("one asked for", lambda: asked_for() == 1, patience=120)
         events = [e["note"] for e in site.items("events.events.k8s.io") if e["reason"] == "SuccessfulRescale"]
         assert any("external metric ax_operator_model_demand_requests" in note for note in events), events
         site.kubectl("delete", "hpa", "swell")
@@ -154,7 +154,7 @@ def test_the_hpa_of_the_examples_scales_a_model_by_the_operators_demand(
 
 
 def test_the_emptiest_pods_go_first_when_load_falls(story: Story) -> None:
-    product.until("one replica", lambda: story.ready() == 1, patience=120)
+    product.until("one replica", lambda: story.ready() == 1, patience=240)
     costs, going = story.costs()
     [kept] = costs.keys() - going
     assert going
@@ -164,7 +164,7 @@ def test_the_emptiest_pods_go_first_when_load_falls(story: Story) -> None:
 
 def test_without_load_the_last_replica_goes_and_no_request_was_lost(story: Story) -> None:
     story.load.close()
-    product.until("no replica", lambda: story.ready() == 0 and not story.site.pods("serving", NAME), patience=90)
+    product.until("no replica", lambda: story.ready() == 0 and not story.site.pods("serving", NAME), patience=120)
     assert story.site.condition(NAME, "Ready") == ("True", "ScaledToZero")
     assert set(story.outcomes) == {"ok"}, story.outcomes
     assert story.rows()[-1]["replicas"] == 0
