@@ -30,7 +30,12 @@ async def hosted_model(rig: Rig, hosted: Replica, name: str, **spec: Any) -> str
     """Serve a model by a hosted API alone."""
     rig.secret(f"{name}-key", api_key="k" * 40)
     rig.hosted_api(name, hosted, **PRICES, **spec)
-    routing: dict[str, Any] = {"dataResidency": "Any", "hosted": {"apiRef": name}, "whileUnavailable": "Hosted"}
+    routing: dict[str, Any] = {
+        "dataResidency": "Any",
+        "hosted": {"apiRef": name},
+        "whileUnavailable": "Hosted",
+        "holdTimeout": "1s",
+    }
     key = await rig.serve(name, **routing)
     await until(lambda: rig.may_leave(key), "requests may leave")
     return key

@@ -42,12 +42,14 @@ SHAPES = {
     "several lines": "".join(f"data: {line}\n" for line in json.dumps(json.loads(USAGE), indent=1).split("\n")) + "\n",
     "content like a count": f"data: {LIES}\n\ndata: {USAGE}\n\ndata: {LIES}\n\n",
     "a large event": f"data: {LARGE}\n\ndata: [DONE]\n\n",
+    "JSON": json.dumps({"choices": [{"message": {"content": LIES}}], **json.loads(USAGE)}),
+    "JSON of many lines": json.dumps(json.loads(USAGE), indent=1).replace(": ", ":\n"),
     "no end": f"data: {DELTA}\n\ndata: {USAGE}",
 }
 
 
 @pytest.mark.parametrize("cut", [1, 65536])
-async def test_usage_is_found_in_streams_of_any_shape(counting: Rig, replica: Start, cut: int) -> None:
+async def test_usage_is_found_in_answers_of_any_shape(counting: Rig, replica: Start, cut: int) -> None:
     """Also where the network cuts it anywhere: into single bytes around the counts."""
 
     def pieces(text: bytes) -> Behaviour:
@@ -55,7 +57,8 @@ async def test_usage_is_found_in_streams_of_any_shape(counting: Rig, replica: St
         cuts = [0, *range(near, near + 100, cut), *range(near + 100, len(text), 65536), len(text)]
 
         async def behave(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
-            response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+            kind = "application/json" if text.startswith(b"{") else "text/event-stream"
+            response = web.StreamResponse(headers={"Content-Type": f"{kind}; charset=utf-8"})
             await response.prepare(request)
             for begin, end in pairwise(cuts):
                 await response.write(text[begin:end])

@@ -16,7 +16,7 @@ from ax_engines.openai.metrics import Metrics
 from ax_engines.openai.upstream import Stream
 from ax_engines.wire import Chunk, GenerateRequest
 
-TELL_EVERY = 8
+TELL_EVERY = 16
 """Tokens after which the gateway is told the usage so far: what it may miss of a stream that is left."""
 
 

@@ -6,7 +6,7 @@ exist, status codes, and which clusters were tried. Nothing of a prompt or an an
 
 from __future__ import annotations
 
-from ax_gateway.envoy.lua import USAGE_OF_STREAMS
+from ax_gateway.envoy.lua import USAGE
 from ax_gateway.envoy.words import (
     CLIENT_HEADER,
     FIRST_BYTE_HEADER,
@@ -27,7 +27,6 @@ API = "%UPSTREAM_METADATA(ax:api)%"
 CLIENT = "%DYNAMIC_METADATA(ax:client)%"
 PROMPT = "%DYNAMIC_METADATA(ax:prompt)%"
 COMPLETION = "%DYNAMIC_METADATA(ax:completion)%"
-USAGE = {"prompt": "prompt_tokens", "completion": "completion_tokens"}
 # Microseconds between two tokens: what followed the first byte, whose time routes leave in a header, over all tokens.
 ITL = (
     "%CEL((request.duration.getSeconds() * 1000 + request.duration.getMilliseconds()"
@@ -38,10 +37,9 @@ ITL = (
 def filters() -> list[Resource]:
     """Return the filters that find usage in answers and the client's name in its tag.
 
-    Streams are searched by Lua: Envoy's own sse_to_metadata parses every event, which costs a quarter of what a token
-    costs, and few events tell a usage.
+    Answers are searched by Lua: Envoy's own json_to_metadata and sse_to_metadata parse all of an answer, and few events
+    tell a usage.
     """
-    rules = [_rule(key, name) for key, name in USAGE.items()]
     name = {
         "metadata_namespace": SPACE,
         "key": "client",
@@ -56,13 +54,8 @@ def filters() -> list[Resource]:
         extension(
             "ax.usage",
             f"{FILTERS}.lua.v3.Lua",
-            default_source_code={"inline_string": USAGE_OF_STREAMS},
+            default_source_code={"inline_string": USAGE},
             clear_route_cache=False,
-        ),
-        extension(
-            "envoy.filters.http.json_to_metadata",
-            f"{FILTERS}.json_to_metadata.v3.JsonToMetadata",
-            response_rules={"rules": rules, "allow_content_types_regex": {"regex": "application/json.*"}},
         ),
     ]
 
@@ -108,13 +101,6 @@ def gate_loggers(api: str) -> list[Resource]:
         _counter("broken_bytes", tags, "%DYNAMIC_METADATA(ax:bytes)%"),
     ]
     return [_stats(counters, []) | {"filter": _metadata("open", 1)}]
-
-
-def _rule(key: str, field: str) -> Resource:
-    return {
-        "selectors": [{"key": "usage"}, {"key": field}],
-        "on_present": {"metadata_namespace": SPACE, "key": key, "type": "NUMBER"},
-    }
 
 
 def _stats(counters: list[Resource], histograms: list[Resource]) -> Resource:

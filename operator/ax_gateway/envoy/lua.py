@@ -2,7 +2,7 @@
 
 `CHOOSE` picks the cluster of a request that may leave, by what is in flight; `NEEDS` marks requests that ask for what
 a hosted API lacks; `REWRITE` makes a request fit to leave: none of these runs for a model without a hosted API.
-`USAGE_OF_STREAMS` finds the usage in streamed answers.
+`USAGE` finds the usage in answers.
 """
 
 from __future__ import annotations
@@ -59,13 +59,15 @@ function envoy_on_route(handle)
 end
 """
 
-USAGE_OF_STREAMS = r"""
+USAGE = r"""
 local byte, find, sub, gmatch = string.byte, string.find, string.sub, string.gmatch
 local WANTED = { completion = '"completion_tokens"%s*:%s*(%d+)', prompt = '"prompt_tokens"%s*:%s*(%d+)' }
 local LONGEST_COUNT = 64
 
 function envoy_on_response(handle)
-  if not find(handle:headers():get("content-type") or "", "event-stream", 1, true) then return end
+  local kind = handle:headers():get("content-type") or ""
+  local streamed = find(kind, "event-stream", 1, true)
+  if not streamed and not find(kind, "json", 1, true) then return end
   local rest = ""
   for chunk in handle:bodyChunks() do
     local bytes = chunk:getBytes(0, chunk:length())
@@ -78,8 +80,8 @@ function envoy_on_response(handle)
         if last ~= nil and last < 1e9 then handle:streamInfo():dynamicMetadata():set("ax", name, last) end
       end
     end
-    -- The network may cut an event, and a count in it, anywhere; a line that has ended holds no half of one.
-    rest = byte(bytes, -1) == 10 and "" or sub(bytes, -LONGEST_COUNT)
+    -- The network may cut an answer, and a count in it, anywhere; a line of events that has ended holds no half of one.
+    rest = streamed and byte(bytes, -1) == 10 and "" or sub(bytes, -LONGEST_COUNT)
   end
 end
 """

@@ -3,7 +3,7 @@
 // usage: upstream PORT TOKENS INTERVAL_US
 // A body with "stream":true is answered with TOKENS events, one per interval (all at once for 0), each carrying a
 // monotonic time stamp as "@@<microseconds>@@"; any other request is answered with one JSON object. Where the
-// request says "x-ax-usage: continuous", every eighth event carries the usage so far, as the frontend's events do.
+// request says "x-ax-usage: continuous", every sixteenth event carries the usage so far, as the frontend's events do.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -68,7 +68,7 @@ static int put_chunk(Connection *c, const char *data, int size) {
 
 static int put_event(Connection *c) {
   char event[768], usage[128] = "";
-  if (c->counted && c->sent % 8 == 7)
+  if (c->counted && c->sent % 16 == 15)
     snprintf(usage, sizeof usage, ",\"usage\":{\"completion_tokens\":%d}", c->sent + 1);
   int size = snprintf(event, sizeof event,
                       "data: {\"id\":\"chatcmpl-0123456789abcdef0123456789abcdef\",\"object\":\"chat.completion.chunk\","
