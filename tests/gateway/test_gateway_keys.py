@@ -112,6 +112,7 @@ async def test_resident_client_never_leaves(guarded: tuple[Rig, Replica], hosted
     rig.secret("res-api-key", api_key="k" * 40)
     rig.hosted_api("res-api", hosted)
     routing: dict[str, Any] = {"dataResidency": "Any", "hosted": {"apiRef": "res-api"}, "whileUnavailable": "Hosted"}
+    routing["holdTimeout"] = "1s"
     resident = client(rig, "resident", dataResidency="OnPrem")
     key = await rig.serve("leaving", **routing)
     await until(lambda: _passes(rig, resident), "the key is known")
