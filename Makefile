@@ -1,5 +1,5 @@
 # One word per chore. `make demo` and `make test` work on a fresh machine; what is missing is installed, said so.
-.PHONY: help setup check quick test cluster e2e soak demo down images crds lock bench-autoscale bench-gateway bench-serving
+.PHONY: help setup check install quick test cluster e2e soak demo down images crds lock bench-autoscale bench-gateway bench-serving
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON := .venv/bin/python
@@ -20,14 +20,18 @@ check: setup     ## lint, format, types, layers
 quick: setup     ## tests without a cluster
 	$(PYTEST) -m "not cluster and not e2e"
 
-cluster: setup   ## tests on a real control plane
+cluster: install ## tests on a real control plane
 	$(PYTEST) -m "cluster and not e2e"
 
-e2e: setup       ## tests with real pods
+e2e: install     ## tests with real pods
 	$(PYTEST) -m e2e
 
-test: check      ## everything: lint, types, quick tests, control plane, pods
-	$(PYTEST)
+test: check install  ## everything: lint, types, quick tests, control plane, pods
+	$(PYTEST) -n $(or $(JOBS),4) --dist loadgroup --no-loadscope-reorder
+
+install: setup   ## build Kubernetes and the images ahead of time, with progress
+	$(PYTHON) -m local install
+	$(PYTHON) -m local images build
 
 soak: setup      ## what takes long: more histories, more churn; the output goes to docs/soak
 	AX_SOAK=1 $(PYTEST) -m soak

@@ -1,18 +1,43 @@
-"""For all tests: quick ones first, then those on a control plane, then those with pods; soak only when asked for."""
+"""For all tests: quick ones first, then those with pods beside those that wait for processes; soak only when asked for.
+
+Run in parallel (`-n`), tests are spread by file; all tests with pods share one cluster, and those on a control plane
+another, hence one process each.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+
+SLOW = ("gateway", "engines", "local")
+"""Folders whose tests start processes and wait for them; beside them runs what needs a cluster."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order the run so that a mistake shows early; leave out what AX_SOAK=1 asks for, without calling it skipped."""
-    items.sort(key=lambda item: ("e2e" in item.keywords, "cluster" in item.keywords))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=_turn)
     if os.environ.get("AX_SOAK") == "1":
         return
     soak = [item for item in items if "soak" in item.keywords]
     if soak:
         config.hook.pytest_deselected(items=soak)
         items[:] = [item for item in items if "soak" not in item.keywords]
+
+
+def _group(item: pytest.Item) -> str:
+    if "e2e" in item.keywords:
+        return "e2e"
+    return "cluster" if "cluster" in item.keywords else str(item.path)
+
+
+def _turn(item: pytest.Item) -> int:
+    if "e2e" in item.keywords:
+        return 1
+    if "cluster" in item.keywords:
+        return 2
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    return 3 if folder in SLOW else 0

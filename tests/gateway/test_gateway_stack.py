@@ -15,13 +15,15 @@ import aiohttp
 import pytest
 
 from tests.engines.serving import Pod, page, pod, write_engine
-from tests.gateway.hybrid import KEY
+from tests.gateway.hybrid import Hybrid
 from tests.gateway.replica import Replica
-from tests.gateway.rig import Rig, until
+from tests.gateway.rig import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 SLOTS = QUEUE = 2
-MODEL = "demo/smollm2"
+NAMES = [f"t/stack-{number}" for number in range(20)]
+"""Each test has a model of its own, so that nothing is left of the one before; the pod knows all names."""
+USED: list[str] = []
 
 
 def script(**fields: Any) -> dict[str, Any]:
@@ -35,7 +37,7 @@ LONG = script(say=["."] * 10_000, delay=0.05)
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     environment = {"AX_DRAIN_GRACE": "0", "AX_ENGINE_ADAPTOR": "scripted_engine"}
-    with pod(tmp_path_factory.mktemp("stack"), environment, slots=SLOTS, queue=QUEUE) as one:
+    with pod(tmp_path_factory.mktemp("stack"), environment, slots=SLOTS, queue=QUEUE, served_names=tuple(NAMES)) as one:
         write_engine(one.store, weights=False)
         one.start()
         yield one
@@ -44,27 +46,19 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
 class Stack:
     """A model of the rig whose only replica is a serving pod."""
 
-    def __init__(self, rig: Rig, serving: Pod, hosted: Replica) -> None:
-        self.rig, self.serving, self.hosted = rig, serving, hosted
+    def __init__(self, hybrid: Hybrid, serving: Pod) -> None:
+        self.hybrid, self.rig, self.serving, self.hosted = hybrid, hybrid.rig, serving, hybrid.hosted
+        hybrid.key = NAMES[len(USED)]
+        USED.append(hybrid.key)
+        hybrid.name = hybrid.key.removeprefix("t/")
         self.replica = Replica()
         self.replica.port = serving.frontend_ports[0]
 
-    async def serve(self, hybrid: bool = True, **routing: Any) -> None:
+    async def serve(self, hybrid: bool = True) -> None:
         if hybrid:
-            self.rig.secret("stack-key", api_key=KEY)
-            self.rig.hosted_api("stack", self.hosted, keySecret={"name": "stack-key"}, allowedNamespaces=["demo"])
-            routing |= {"dataResidency": "Any", "hosted": {"apiRef": "stack"}, "whileUnavailable": "Hosted"}
-        await self.rig.serve("smollm2", self.replica, namespace="demo", slots=SLOTS, **routing)
-
-        async def settled() -> bool:
-            return await self.rig.may_leave(MODEL) == hybrid
-
-        await until(settled, "the route is the wanted one")
-
-    async def by(self, headers: dict[str, str] | None = None, **fields: Any) -> tuple[int, str]:
-        async with self.rig.post(MODEL, headers=headers, **fields) as response:
-            await response.read()
-            return response.status, response.headers.get("x-ax-served-by", "-")
+            await self.hybrid.serve(self.replica, slots=SLOTS)
+        else:
+            await self.rig.serve(self.hybrid.name, self.replica, slots=SLOTS)
 
     def gauge(self, name: str) -> float:
         """Return a gauge of the pod's metrics page."""
@@ -77,9 +71,13 @@ class Stack:
         async with AsyncExitStack() as stack:
             waiting = []
             for number in range(streams):
-                posted = self.rig.post(MODEL, headers={"x-ax-data-residency": "any"}, stream=True, **LONG)
+                posted = self.rig.post(self.hybrid.key, headers={"x-ax-data-residency": "any"}, stream=True, **LONG)
                 waiting.append(asyncio.create_task(stack.enter_async_context(posted)))
-                await until(lambda wanted=number + 1: self.requests() == wanted, "the pod has the stream")
+                try:
+                    await until(lambda wanted=number + 1: self.requests() == wanted, "the pod has the stream")
+                except AssertionError:
+                    answers = [each.result().status for each in waiting if each.done()]
+                    raise AssertionError(f"stream {number}: the pod has {self.requests()}, answers {answers}") from None
             yield
             for each in waiting:
                 each.cancel()
@@ -91,30 +89,28 @@ class Stack:
 
 
 @pytest.fixture
-def stack(rig: Rig, serving: Pod, hosted: Replica) -> Iterator[Stack]:
-    yield Stack(rig, serving, hosted)
-    rig.replicas(MODEL)
-    rig.remove(MODEL)
+def stack(hybrid: Hybrid, serving: Pod) -> Stack:
+    return Stack(hybrid, serving)
 
 
 async def test_with_room_on_prem_answers_and_full_it_overflows(stack: Stack) -> None:
     await stack.serve()
-    assert await stack.by() == (200, "onprem")
+    assert await stack.hybrid.by() == (200, "onprem")
     async with stack.busy(SLOTS):
-        assert await stack.by() == (200, "hosted")
+        assert await stack.hybrid.by() == (200, "hosted")
         assert [seen.body["model"] for seen in stack.hosted.seen] == ["ax4"]
-    assert await stack.by() == (200, "onprem")
+    assert await stack.hybrid.by() == (200, "onprem")
 
 
 async def test_what_must_stay_waits_in_the_engines_queue_and_then_gets_429(stack: Stack) -> None:
     await stack.serve()
     async with stack.busy(SLOTS):
-        stays = asyncio.create_task(stack.by({"x-ax-data-residency": "OnPrem"}))
+        stays = asyncio.create_task(stack.hybrid.by({"x-ax-data-residency": "OnPrem"}))
         await until(lambda: stack.gauge("ax_requests_waiting") == 1, "it waits in the queue")
     assert await stays == (200, "onprem")
     async with (
         stack.busy(SLOTS + QUEUE),
-        stack.rig.post(MODEL, headers={"x-ax-data-residency": "OnPrem"}) as response,
+        stack.rig.post(stack.hybrid.key, headers={"x-ax-data-residency": "OnPrem"}) as response,
     ):
         assert response.status == 429
         assert int(response.headers["Retry-After"]) >= 1
@@ -124,7 +120,7 @@ async def test_what_must_stay_waits_in_the_engines_queue_and_then_gets_429(stack
 
 async def test_without_a_hosted_api_a_full_queue_is_a_429(stack: Stack) -> None:
     await stack.serve(hybrid=False)
-    async with stack.busy(SLOTS + QUEUE), stack.rig.post(MODEL) as response:
+    async with stack.busy(SLOTS + QUEUE), stack.rig.post(stack.hybrid.key) as response:
         assert response.status == 429
         assert int(response.headers["Retry-After"]) >= 1
 
@@ -132,7 +128,7 @@ async def test_without_a_hosted_api_a_full_queue_is_a_429(stack: Stack) -> None:
 async def test_an_engine_that_fails_inside_a_stream_says_so_and_nothing_is_repeated(stack: Stack) -> None:
     await stack.serve()
     failing = script(say=["one ", "two "], error=[500, "out of memory"])
-    async with stack.rig.post(MODEL, stream=True, **failing) as response:
+    async with stack.rig.post(stack.hybrid.key, stream=True, **failing) as response:
         assert (response.status, response.headers["x-ax-served-by"]) == (200, "onprem")
         events = [line[6:] for line in (await response.text()).split("\n\n") if line]
     assert "one" in events[0] + events[1]
@@ -143,8 +139,8 @@ async def test_an_engine_that_fails_inside_a_stream_says_so_and_nothing_is_repea
 
 async def test_an_engine_that_fails_before_the_first_byte_is_replaced_by_hosted(stack: Stack) -> None:
     await stack.serve()
-    assert await stack.by(**script(say=[], error=[500, "broken"])) == (200, "hosted")
-    assert (await stack.by({"x-ax-data-residency": "any"}, **script(say=[], error=[500, "broken"])))[0] == 500
+    assert await stack.hybrid.by(**script(say=[], error=[500, "broken"])) == (200, "hosted")
+    assert (await stack.hybrid.by({"x-ax-data-residency": "any"}, **script(say=[], error=[500, "broken"])))[0] == 500
     assert len(stack.hosted.seen) == 1
 
 
@@ -159,7 +155,9 @@ async def test_a_pod_whose_engine_dies_breaks_its_stream_and_hosted_goes_on(stac
     await stack.serve()
     text = b""
     with suppress(aiohttp.ClientPayloadError):  # a stream that is cut off is as good as one with an error event
-        async with stack.rig.post(MODEL, stream=True, **script(say=["one "] * 3, delay=0.05, vanish=True)) as response:
+        async with stack.rig.post(
+            stack.hybrid.key, stream=True, **script(say=["one "] * 3, delay=0.05, vanish=True)
+        ) as response:
             assert response.headers["x-ax-served-by"] == "onprem"
             async for piece in response.content.iter_any():
                 text += piece
@@ -167,6 +165,6 @@ async def test_a_pod_whose_engine_dies_breaks_its_stream_and_hosted_goes_on(stac
     assert b"[DONE]" not in text
 
     async def hosted_answers() -> bool:
-        return await stack.by() == (200, "hosted")
+        return await stack.hybrid.by() == (200, "hosted")
 
     await until(hosted_answers, "hosted answers instead")
