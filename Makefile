@@ -27,7 +27,7 @@ e2e: install     ## tests with real pods
 	$(PYTEST) -m e2e
 
 test: check install  ## everything: lint, types, quick tests, control plane, pods
-	$(PYTEST) -n $(or $(JOBS),4) --dist loadgroup --no-loadscope-reorder
+	$(PYTEST) -n $(or $(JOBS),3) --no-loadscope-reorder
 
 install: setup   ## build Kubernetes and the images ahead of time, with progress
 	$(PYTHON) -m local install
