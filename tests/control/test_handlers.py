@@ -1,5 +1,6 @@
 """How kopf is set up: what it watches, and what it must not do."""
 
+import inspect
 import itertools
 
 import kopf
@@ -48,3 +49,10 @@ def test_each_kind_has_an_event_handler_and_nothing_else():
     assert found == {(kind.group, kind.version, kind.plural) for kind in WATCHED}
     for other in (registry._changing, registry._spawning, registry._indexing, registry._webhooks):
         assert list(other.get_all_handlers()) == []
+
+
+def test_no_handler_runs_in_a_thread_of_its_own():
+    registry = handlers._registry(None, None)
+    found = [*registry._watching.get_all_handlers(), *registry._activities.get_all_handlers()]
+    assert len(found) > len(WATCHED)
+    assert [h.id for h in found if not inspect.iscoroutinefunction(h.fn)] == []

@@ -179,5 +179,5 @@ def _registry(framed: _Framed, kube: Kube) -> kopf.OperatorRegistry:
 
 def _listen(registry: kopf.OperatorRegistry, kind: Kind, framed: _Framed) -> None:
     @kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)
-    def event(event: Any, **_: Any) -> None:
+    async def event(event: Any, **_: Any) -> None:  # kopf would run a plain function in a thread of its own
         framed.heard(kind, event)
