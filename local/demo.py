@@ -10,19 +10,6 @@ from local.progress import say, step
 WHERE = "demo"
 NAME = "smollm2"
 QUESTION = "What is the capital of Korea? Answer in one sentence."
-SPEND = (
-    "-n",
-    product.NAMESPACE,
-    "exec",
-    "deploy/ax-gateway",
-    "-c",
-    "agent",
-    "--",
-    "python3",
-    "-m",
-    "ax_gateway",
-    "spend",
-)
 
 
 def run() -> None:
@@ -67,8 +54,8 @@ def _show_hybrid(cluster: Cluster) -> None:
     product.wait_ready(cluster, WHERE, NAME)
     _ask(cluster)
     with step("Waiting for the ledger, which gateways write every ten seconds"):
-        product.until("the spending", lambda: hosted.NAME in cluster.kubectl(*SPEND), patience=60)
-    say("\n" + cluster.kubectl(*SPEND))
+        product.until("the spending", lambda: hosted.NAME in cluster.kubectl(*hosted.SPEND), patience=60)
+    say("\n" + cluster.kubectl(*hosted.SPEND))
 
 
 def _scale(cluster: Cluster, replicas: int) -> None:
@@ -95,7 +82,7 @@ The cluster stays up; plain HTTP, because a demo has no certificate (tls.insecur
   kubectl get axm,axe,axh -A
   curl -iN http://{host}:{port}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
   kubectl -n {WHERE} scale axm {NAME} --replicas 0    # hosted answers until it is back at 1: see x-ax-served-by
-  kubectl {" ".join(SPEND)}
+  kubectl {" ".join(hosted.SPEND)}
   make down                                          # leaves nothing behind
 """
     )

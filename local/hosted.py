@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from local import images, product
+from local import product
 from local.cluster import Cluster
 from local.hosted_standin import PORT
 
@@ -15,6 +15,20 @@ NAME = "stand-in"
 SCRIPT = Path(__file__).with_name("hosted_standin.py")
 PRICES = {"input": 1500, "output": 4500}
 """KRW per million tokens, as in examples/hosted-api.yaml."""
+SPEND = (
+    "-n",
+    product.NAMESPACE,
+    "exec",
+    "deploy/ax-gateway",
+    "-c",
+    "agent",
+    "--",
+    "python3",
+    "-m",
+    "ax_gateway",
+    "spend",
+)
+"""What to tell kubectl for the table of what hosted answers cost today."""
 _KEY = "api-key"
 
 
@@ -64,25 +78,8 @@ def _named(version: str, kind: str, **content: Any) -> dict[str, Any]:
 
 
 def _pod() -> dict[str, Any]:
-    return {
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": 1,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": product.USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [
-            {
-                "name": "api",
-                "image": images.reference("ax-engines"),
-                "imagePullPolicy": "IfNotPresent",
-                "command": ["python3", f"/app/{SCRIPT.name}"],
-                "env": [{"name": "API_KEY", "valueFrom": {"secretKeyRef": {"name": NAME, "key": _KEY}}}],
-                "readinessProbe": {"httpGet": {"path": "/v1/models", "port": PORT}, "periodSeconds": 1},
-                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                "volumeMounts": [{"name": "app", "mountPath": "/app"}],
-            }
-        ],
-        "volumes": [{"name": "app", "configMap": {"name": NAME}}],
-    }
+    program = ("python3", f"/app/{SCRIPT.name}")
+    spec = product.python_pod(program, "/app", {"configMap": {"name": NAME}}, PORT, terminationGracePeriodSeconds=1)
+    key = {"name": "API_KEY", "valueFrom": {"secretKeyRef": {"name": NAME, "key": _KEY}}}
+    spec["containers"][0]["env"] = [key]
+    return spec

@@ -98,30 +98,35 @@ def _claim(where: str, claim: str) -> dict[str, Any]:
 
 
 def _loader(where: str, claim: str, pod: str) -> dict[str, Any]:
-    container = {
-        "name": "loader",
+    wait = ("python3", "-c", "import signal; signal.pause()")
+    spec = python_pod(wait, "/models", {"persistentVolumeClaim": {"claimName": claim}}, restartPolicy="Never")
+    spec["securityContext"]["fsGroup"] = USER
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, "namespace": where}, "spec": spec}
+
+
+def python_pod(
+    command: Sequence[str], at: str, volume: Mapping[str, Any], port: int | None = None, **more: Any
+) -> dict[str, Any]:
+    """Return the spec of a restricted pod that runs Python in our image, with one volume.
+
+    It is ready when `port` answers, if there is one; `more` are fields of the pod.
+    """
+    container: dict[str, Any] = {
+        "name": "python",
         "image": images.reference("ax-engines"),
         "imagePullPolicy": "IfNotPresent",
-        "command": ["python3", "-c", "import signal; signal.pause()"],
+        "command": list(command),
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [{"name": "models", "mountPath": "/models"}],
+        "volumeMounts": [{"name": "files", "mountPath": at}],
     }
+    if port is not None:
+        container["readinessProbe"] = {"tcpSocket": {"port": port}, "periodSeconds": 1}
     return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": pod, "namespace": where},
-        "spec": {
-            "automountServiceAccountToken": False,
-            "restartPolicy": "Never",
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER,
-                "fsGroup": USER,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [container],
-            "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": claim}}],
-        },
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsNonRoot": True, "runAsUser": USER, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+        "volumes": [{"name": "files", **volume}],
+        **more,
     }
 
 

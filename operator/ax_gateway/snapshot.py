@@ -122,7 +122,7 @@ class Snapshots:
     def _endpoints(self, table: RouteTable, around: Surroundings) -> Iterator[tuple[str, xds.Encoded]]:
         for found in table.routes:
             make = partial(_one, clusters.assignment, found, self._shape.hold_port)
-            source = (found.endpoints, found.hosted is None, found.model.while_unavailable)
+            source = (found.endpoints, found.hosted_meanwhile)
             yield on_prem_cluster(found.key), self._keep("endpoints", found.key, source, make)
             if found.hosted_meanwhile:
                 make = partial(_one, clusters.stay_assignment, found, self._shape.hold_port)

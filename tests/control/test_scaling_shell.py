@@ -50,6 +50,16 @@ async def three_replicas() -> House:
     return house
 
 
+async def woken() -> House:
+    """A model in mode builtin that held requests have woken."""
+    house = House()
+    house.cluster.put(model(scaling=BUILTIN))
+    house.signals.loads[SMOL] = asks(0, 0, held=3)
+    await house.start()
+    await house.proceed()
+    return house
+
+
 async def test_when_a_model_shrinks_its_emptiest_pods_go_first_and_no_pod_is_touched_before():
     house = await three_replicas()
     assert [cost(house, name) for name in "abc"] == [None, None, None]
@@ -96,11 +106,7 @@ async def test_a_held_request_changes_the_deployment_in_one_pass_without_any_tim
 
 
 async def test_status_has_each_decision_with_its_own_reason_however_fast_they_come():
-    house = House()
-    house.cluster.put(model(scaling=BUILTIN))
-    house.signals.loads[SMOL] = asks(0, 0, held=3)
-    await house.start()
-    await house.proceed()
+    house = await woken()
     for ready in (1, 2, 3, 4):
         house.signals.loads[SMOL] = asks(40, ready)
         await house.later(2)
@@ -111,11 +117,7 @@ async def test_status_has_each_decision_with_its_own_reason_however_fast_they_co
 
 
 async def test_demand_and_the_rule_are_series_for_as_long_as_the_model_lives():
-    house = House()
-    house.cluster.put(model(scaling=BUILTIN))
-    house.signals.loads[SMOL] = asks(0, 0, held=3)
-    await house.start()
-    await house.proceed()
+    house = await woken()
     house.signals.loads[SMOL] = asks(40, 1)
     for _ in range(20):
         await house.later(2)

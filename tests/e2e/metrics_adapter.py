@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from local import Cluster, images, pki, product
+from local import Cluster, pki, product
 from tests.e2e.site import Json
 
 NAME = "metrics-adapter"
@@ -85,23 +85,9 @@ def _objects(namespace: str, folder: Path) -> list[Json]:
     meta = {"name": NAME, "namespace": namespace, "labels": labels}
     script = _SERVER.replace("OPERATOR", OPERATOR).replace("PORT", str(PORT))
     files = {name: (folder / name).read_text() for name in ("tls.crt", "tls.key")}
-    container = {
-        "name": "adapter",
-        "image": images.reference("ax-engines"),
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["python3", "-u", "/adapter/adapter.py"],
-        "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [{"name": "adapter", "mountPath": "/adapter"}],
-    }
-    security = {"runAsNonRoot": True, "runAsUser": product.USER, "seccompProfile": {"type": "RuntimeDefault"}}
-    pod = {
-        "automountServiceAccountToken": False,
-        "securityContext": security,
-        "containers": [container],
-        "volumes": [{"name": "adapter", "secret": {"secretName": NAME}}],
-        "terminationGracePeriodSeconds": 0,
-    }
+    program = ("python3", "-u", "/adapter/adapter.py")
+    secret = {"secret": {"secretName": NAME}}
+    pod = product.python_pod(program, "/adapter", secret, PORT, terminationGracePeriodSeconds=0)
     registered = {
         "group": GROUP,
         "version": VERSION,

@@ -10,7 +10,7 @@ from typing import Any
 from ax_engines.catalogue import load
 from ax_engines.contract import TaskResult
 from ax_engines.memory import weights_bytes
-from local import build, images, product
+from local import build, product
 from local.cluster import Cluster
 from local.kwok import COMPLETE_AFTER, MESSAGE, GpuNode, node_manifest
 from local.layout import forget
@@ -151,22 +151,11 @@ def start_hub(cluster: Cluster, namespace: str) -> None:
     repos = {e.hub_id: _repo(e.name) for e in load().values() if e.name.startswith("A.X")}
     labels = {"app": "hub"}
     config = {"hub.py": _HUB, "repos.json": json.dumps(repos)}
-    container = {
-        "name": "hub",
-        "image": images.reference("ax-engines"),
-        "imagePullPolicy": "IfNotPresent",
-        "command": ["python3", "/hub/hub.py"],
-        "readinessProbe": {"tcpSocket": {"port": HUB_PORT}, "periodSeconds": 1},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [{"name": "hub", "mountPath": "/hub"}],
-    }
-    security = {"runAsNonRoot": True, "runAsUser": product.USER, "seccompProfile": {"type": "RuntimeDefault"}}
-    volumes = [{"name": "hub", "configMap": {"name": "hub"}}]
-    pod = {"automountServiceAccountToken": False, "securityContext": security, "containers": [container]}
+    pod = product.python_pod(("python3", "/hub/hub.py"), "/hub", {"configMap": {"name": "hub"}}, HUB_PORT)
     objects: list[Json] = [
         {"apiVersion": "v1", "kind": "ConfigMap", "data": config},
         {"apiVersion": "v1", "kind": "Service", "spec": {"selector": labels, "ports": [{"port": HUB_PORT}]}},
-        {"apiVersion": "v1", "kind": "Pod", "spec": {**pod, "volumes": volumes}},
+        {"apiVersion": "v1", "kind": "Pod", "spec": pod},
     ]
     for each in objects:
         each["metadata"] = {"name": "hub", "namespace": namespace, "labels": labels}

@@ -131,8 +131,8 @@ def test_a_pod_that_dies_ends_its_stream_and_the_next_request_is_answered(site: 
 
 
 def test_status_and_books_tell_what_it_cost(site: Site) -> None:
-    spend = ("-n", product.NAMESPACE, "exec", "deploy/ax-gateway", "-c", "agent", "--", "python3", "-m", "ax_gateway")
-    product.until("spending", lambda: f"{site.namespace}/smol" in site.cluster.kubectl(*spend, "spend"), patience=40)
+    mine = f"{site.namespace}/smol"
+    product.until("spending", lambda: mine in site.cluster.kubectl(*hosted.SPEND), patience=40)
     product.until("its status", lambda: condition(site, "Reachable") == ("True", "Answered"), patience=30)
     assert condition(site, "Open") == ("True", "Open")
 

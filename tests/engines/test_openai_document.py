@@ -18,7 +18,7 @@ from tests.engines.serving import Pod, page
 
 SOAK = os.environ.get("AX_SOAK") == "1"
 pytestmark = [pytest.mark.soak] if SOAK else []
-PROMISED = document(["demo/smollm2", "smollm2"])
+PROMISED = document(("demo/smollm2", "smollm2"))
 OPERATIONS = [(path, method) for path, methods in PROMISED["paths"].items() for method in methods]
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 bounded = settings(

@@ -287,6 +287,10 @@ class Rig:
         samples = (sample for found in families for sample in found.samples if sample.name == family)
         return {tuple(sorted(sample.labels.items())): sample.value for sample in samples}
 
+    async def held(self, model: str) -> int:
+        """Return how many requests wait for a model."""
+        return int((await self.load())["models"].get(model, {}).get("held", 0))
+
     async def ended(self, model: str) -> dict[str, int]:
         """Return how waits for a model ended."""
         found = await self.metrics("ax_gateway_hold_total")

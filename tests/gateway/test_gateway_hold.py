@@ -17,16 +17,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 Start = Callable[..., Awaitable[Replica]]
 
 
-async def held(rig: Rig, model: str) -> int:
-    return int((await rig.load())["models"].get(model, {}).get("held", 0))
-
-
 async def test_requests_wait_for_the_first_replica(rig: Rig, replica: Start) -> None:
     one = await replica()
     key = await rig.serve("waking", whileUnavailable="Hold", servedNames=["waking-name"])
     waiting: list[asyncio.Task[object]] = [asyncio.create_task(rig.stream(key)) for _ in range(20)]
     waiting += [asyncio.create_task(rig.ask("waking-name", padding="x" * 1_000_000)) for _ in range(3)]
-    await until(lambda: _is(held(rig, key), 23), "all of them wait")
+    await until(lambda: _is(rig.held(key), 23), "all of them wait")
     assert (await rig.load())["models"][key] == {"running": 0, "held": 23, "overflowed": 0}
     rig.replicas(key, one)
     ready = time.monotonic()
@@ -34,7 +30,7 @@ async def test_requests_wait_for_the_first_replica(rig: Rig, replica: Start) -> 
     assert time.monotonic() - ready < PATIENCE
     assert len(one.seen) == 23
     assert one.seen[-1].body["padding"] == "x" * 1_000_000 or len(one.seen[-1].body) == 3
-    assert await held(rig, key) == 0
+    assert await rig.held(key) == 0
 
 
 async def test_waiting_ends_with_503_and_retry_after(rig: Rig) -> None:
@@ -64,10 +60,10 @@ async def test_client_that_leaves_waits_no_more(rig: Rig) -> None:
     key = await rig.serve("deserted")
     small = asyncio.create_task(rig.ask(key))
     large = asyncio.create_task(rig.ask(key, padding="x" * 5_000_000))
-    await until(lambda: _is(held(rig, key), 2), "both wait")
+    await until(lambda: _is(rig.held(key), 2), "both wait")
     small.cancel()
     large.cancel()
-    await until(lambda: _is(held(rig, key), 0), "nobody waits")
+    await until(lambda: _is(rig.held(key), 0), "nobody waits")
 
 
 async def test_last_replica_goes_and_the_next_comes(rig: Rig, replica: Start) -> None:
@@ -76,7 +72,7 @@ async def test_last_replica_goes_and_the_next_comes(rig: Rig, replica: Start) ->
     await rig.scale(key)
     await one.stop()
     waiting = asyncio.create_task(rig.ask(key))
-    await until(lambda: _is(held(rig, key), 1), "the request waits")
+    await until(lambda: _is(rig.held(key), 1), "the request waits")
     rig.replicas(key, two)
     assert (await waiting)[1]["choices"][0]["message"]["content"] == "two"
 
@@ -113,11 +109,11 @@ async def test_bounds_in_number_and_bytes(tmp_path: Path, replica: Start) -> Non
         await rig.start()
         key = await rig.serve("crowded")
         large = asyncio.create_task(rig.ask(key, padding="x" * 900_000))
-        await until(lambda: _is(held(rig, key), 1), "a large one waits")
+        await until(lambda: _is(rig.held(key), 1), "a large one waits")
         status, body = await rig.ask(key, padding="x" * 200_000)
         assert (status, body["error"]["code"]) == (503, "model_unavailable")
         small = [asyncio.create_task(rig.ask(key)) for _ in range(2)]
-        await until(lambda: _is(held(rig, key), 3), "three wait")
+        await until(lambda: _is(rig.held(key), 3), "three wait")
         assert (await rig.ask(key))[0] == 503
         rig.replicas(key, await replica())
         assert [status for status, _ in await asyncio.gather(large, *small)] == [200] * 3
@@ -128,7 +124,7 @@ async def test_bounds_in_number_and_bytes(tmp_path: Path, replica: Start) -> Non
 async def test_burst_of_released_requests_is_not_cut_by_the_retry_budget(rig: Rig, replica: Start) -> None:
     key = await rig.serve("burst")
     waiting = [asyncio.create_task(rig.stream(key)) for _ in range(300)]
-    await until(lambda: _is(held(rig, key), 300), "all of them wait")
+    await until(lambda: _is(rig.held(key), 300), "all of them wait")
     rig.replicas(key, await replica())
     for events in await asyncio.gather(*waiting):
         assert json.loads(events[-2])["usage"]["completion_tokens"] == 3

@@ -12,7 +12,7 @@ import pytest
 
 from tests.gateway.hybrid import Hybrid, becomes
 from tests.gateway.replica import Replica, together
-from tests.gateway.rig import Rig, until
+from tests.gateway.rig import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 Start = Callable[..., Awaitable[Replica]]
@@ -112,7 +112,7 @@ async def test_policies(hybrid: Hybrid, replica: Start) -> None:
 async def test_hold_waits_for_a_replica_although_there_is_a_hosted_api(hybrid: Hybrid, replica: Start) -> None:
     await hybrid.serve(whileUnavailable="Hold")
     waiting = asyncio.create_task(hybrid.by())
-    await until(lambda: _held(hybrid.rig, hybrid.key), "the request waits")
+    await until(lambda: hybrid.rig.held(hybrid.key), "the request waits")
     hybrid.rig.replicas(hybrid.key, await replica(), slots=4)
     assert await waiting == (200, "onprem")
     assert not hybrid.hosted.seen
@@ -149,7 +149,3 @@ async def test_what_hosted_cannot_hold_never_leaves(hybrid: Hybrid, replica: Sta
     assert await hybrid.by(user="x" * 500, max_tokens=700) == (200, "onprem")
     assert await hybrid.by(user="x" * 500, max_completion_tokens=700) == (200, "onprem")
     assert await hybrid.by(user="x" * 1000) == (200, "onprem")
-
-
-async def _held(rig: Rig, key: str) -> bool:
-    return bool((await rig.load())["models"][key]["held"])

@@ -14,12 +14,6 @@ from tests.gateway.test_gateway_hybrid import Start
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def held(hybrid: Hybrid) -> int:
-    """Return how many requests of the model wait for a replica."""
-    models = (await hybrid.rig.load())["models"]
-    return int(models.get(hybrid.key, {}).get("held", 0))
-
-
 @pytest.mark.parametrize(
     "stays",
     [{"headers": {"x-ax-data-residency": "any"}}, {"tools": [{"type": "function", "function": {"name": "f"}}]}],
@@ -30,7 +24,7 @@ async def test_what_must_stay_waits_while_the_rest_is_hosted(
 ) -> None:
     await hybrid.serve(api={"capabilities": []})
     waiting = [asyncio.create_task(hybrid.by(**stays)) for _ in range(5)]
-    await until(lambda: becomes(held(hybrid), 5), "they wait")
+    await until(lambda: becomes(hybrid.rig.held(hybrid.key), 5), "they wait")
     assert await hybrid.by() == (200, "hosted")
     assert [task.done() for task in waiting] == [False] * 5
     hybrid.rig.replicas(hybrid.key, await replica())

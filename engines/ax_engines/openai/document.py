@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -30,8 +30,9 @@ TIMING = {
 }
 
 
-def document(names: Iterable[str]) -> dict[str, Any]:
-    """Return the document of a server whose model has these names."""
+@cache
+def document(names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the document of a server whose model has these names; it is made once and must not be changed."""
     known = list(names)
     return {
         "openapi": VERSION,

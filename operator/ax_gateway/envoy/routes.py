@@ -169,7 +169,7 @@ def choice(found: Route, gateways: int) -> Choice:
         case "HostedFirst":
             return Choice(on_prem, over, over, -1, way_out, gate_limit)
         case _:
-            if not found.endpoints and found.model.while_unavailable != "Hosted":
+            if not found.endpoints and not found.hosted_meanwhile:
                 return Choice(on_prem, on_prem, on_prem, -1, way_out, -1)
             return Choice(on_prem, first, over, limit, way_out, gate_limit)
 
