@@ -1,8 +1,8 @@
-"""What the operator and its containers share: sources, artifacts, manifests, tasks and their results.
+"""What the operator and its containers share: sources, artifacts, manifests, and how to serve one.
 
 Pure: no clock, network, environment or files. The operator writes these objects, the containers read them, and
 both import this module, so that a key is spelled once. They become CRD fields, environment variables and
-termination messages, hence camelCase JSON. What is made for every token lives in `wire`.
+files, hence camelCase JSON. Jobs are told in `tasks` what to do; what is made for every token lives in `wire`.
 """
 
 from __future__ import annotations
@@ -16,22 +16,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 CONTRACT_VERSION = 1
-TERMINATION_MESSAGE_BYTES = 4096
-"""Kubernetes cuts a termination message at this many bytes."""
 
 Backend = Literal["tensorrt", "pytorch", "transformers", "llamacpp"]
 Quantization = Literal["none", "fp8", "awq", "w4a8-awq", "int8-wo", "int8-sq", "nvfp4"]
 Artifact = Literal["gguf", "safetensors", "tensorrt"]
 PhaseName = Literal["fetch", "quantize", "compile", "publish"]
 
-# The keys under which a task reaches its container, and where a container finds its folders.
-TASK_ENV = "AX_TASK"
+# The key under which its options reach a serving pod, and where a container finds its folders.
 SERVING_ENV = "AX_SERVING"
 STORE_MOUNT = "/store"
 SOURCE_MOUNT = "/source"
 CALIBRATION_MOUNT = "/calibration"
 SECRET_MOUNT = "/secret"  # noqa: S105  a folder's name
-PROGRESS_PORT = 8090
 FRONTEND_PORT = 8000
 METRICS_PORT = 8001
 MANIFEST = "manifest.json"
@@ -275,51 +271,7 @@ class Manifest(Shared):
     config: ModelConfig
 
 
-# --- tasks and results ---
-
-
-class ResolveTask(Shared):
-    """What the resolve container reads from AX_TASK."""
-
-    kind: Literal["resolve"] = "resolve"
-    source: Source
-    trust_remote_code: bool = False
-
-
-class BuildTask(Shared):
-    """What each container of a build Job reads from AX_TASK; the phase is its first argument."""
-
-    kind: Literal["build"] = "build"
-    engine: str
-    spec: ArtifactSpec
-
-
-class SweepTask(Shared):
-    """Folders of the store to remove, by engine name; nothing else is touched."""
-
-    kind: Literal["sweep"] = "sweep"
-    remove: Annotated[tuple[str, ...], Field(max_length=500)]
-
-
-class TaskResult(Shared):
-    """A container's last word, in its termination message: a result, or one sentence that says what to change."""
-
-    ok: bool
-    reason: Annotated[str, Field(pattern=r"^[A-Za-z]+$", max_length=60)]
-    message: Annotated[str, Field(max_length=1500)] = ""
-    resolved: ResolvedSource | None = None
-    bytes: int = 0
-    seconds: float = 0
-    chat: ChatFacts | None = None
-
-
-class Progress(Shared):
-    """What `GET /progress` on PROGRESS_PORT answers while a phase runs; `eta` in seconds, None while unknown."""
-
-    phase: PhaseName
-    percent: Annotated[float, Field(ge=0, le=100)]
-    eta: float | None = None
-    detail: str = ""
+# --- serving ---
 
 
 class ServingOptions(Shared):

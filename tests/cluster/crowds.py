@@ -8,7 +8,7 @@ import random
 import time
 
 from ax_engines import wire
-from ax_engines.contract import Progress
+from ax_engines.tasks import Progress
 from ax_operator.api.names import COMPONENT, COMPONENT_SERVING, MODEL
 from ax_operator.control.cache import Cache
 from ax_operator.control.questions import GatewayLoad, ModelLoad, NoAnswer

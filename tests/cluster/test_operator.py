@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 
 from ax_engines.catalogue import load
-from ax_engines.contract import ResolvedSource, TaskResult
+from ax_engines.contract import ResolvedSource
+from ax_engines.tasks import TaskResult
 from ax_operator.api.names import COMPONENT
 from ax_operator.control import handlers
 from ax_operator.control.observe import OWNED

@@ -20,10 +20,10 @@ import pytest
 
 from ax_engines import contract
 from ax_engines.catalogue import load as load_catalogue
-from ax_engines.contract import TaskResult
 from ax_engines.hardware import Toolchain
 from ax_engines.hardware_table import load_gpus
 from ax_engines.memory import weights_bytes
+from ax_engines.tasks import TaskResult
 from ax_operator.api.crd import crds, render
 from ax_operator.api.names import API_VERSION, COMPONENT, COMPONENT_BUILD, COMPONENT_GATEWAY, COMPONENT_SERVING, MODEL
 from ax_operator.control.observe import WATCHED, Fixed

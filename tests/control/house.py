@@ -7,10 +7,10 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from ax_engines import contract
+from ax_engines import contract, tasks
 from ax_engines.catalogue import load
-from ax_engines.contract import Progress, TaskResult
 from ax_engines.hardware import Toolchain
+from ax_engines.tasks import Progress, TaskResult
 from ax_operator.api.conditions import timestamp
 from ax_operator.api.names import API_VERSION
 from ax_operator.control.cache import Cache
@@ -199,7 +199,7 @@ class House:
             return TaskResult(ok=False, reason="SourceTruncated", message=fail)
         if job["metadata"]["labels"]["app.kubernetes.io/component"] == "resolve":
             env = job["spec"]["template"]["spec"]["containers"][0]["env"]
-            task = next(e["value"] for e in env if e["name"] == contract.TASK_ENV)
+            task = next(e["value"] for e in env if e["name"] == tasks.TASK_ENV)
             config = CATALOGUE["SmolLM2-135M-Instruct"].assumed_config()
             resolved = contract.ResolvedSource(
                 revision="sha256:" + contract.short_hash(task, 64), format="gguf", files=1, bytes=1 << 20, config=config

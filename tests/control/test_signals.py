@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from ax_engines import wire
-from ax_engines.contract import Progress
+from ax_engines.tasks import Progress
 from ax_operator.api.names import COMPONENT, ENGINE, MODEL
 from ax_operator.control.cache import Cache
 from ax_operator.control.measures import GatewayMeasure

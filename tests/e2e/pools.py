@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ax_engines.catalogue import load
-from ax_engines.contract import TaskResult
 from ax_engines.memory import weights_bytes
+from ax_engines.tasks import TaskResult
 from local import build, product
 from local.cluster import Cluster
 from local.kwok import COMPLETE_AFTER, MESSAGE, GpuNode, node_manifest

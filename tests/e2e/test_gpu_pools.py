@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ax_engines.contract import TaskResult
+from ax_engines.tasks import TaskResult
 from local import Cluster, product
 from tests.e2e import pools
 from tests.e2e.site import Json, Site

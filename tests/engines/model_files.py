@@ -13,15 +13,8 @@ import numpy as np
 from ax_engines.build.origin_claim import ClaimOrigin
 from ax_engines.build.places import Places
 from ax_engines.build.resolve import resolve
-from ax_engines.contract import (
-    ArtifactSpec,
-    BuildTask,
-    Phase,
-    PvcSource,
-    ResolvedSource,
-    ResolveTask,
-    Source,
-)
+from ax_engines.contract import ArtifactSpec, Phase, PvcSource, ResolvedSource, Source
+from ax_engines.tasks import BuildTask, ResolveTask
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 TINY: dict[str, Any] = {

@@ -19,12 +19,13 @@ from ax_engines.build import store
 from ax_engines.build.__main__ import run
 from ax_engines.build.commands import DONE, _Bars
 from ax_engines.build.places import Places
-from ax_engines.contract import ArtifactSpec, BuildTask, Calibration, Phase, TaskResult
+from ax_engines.contract import ArtifactSpec, Calibration, Phase
 from ax_engines.guard import Expected, check_manifest
 from ax_engines.hardware import Pool, Toolchain
 from ax_engines.hardware_table import load_gpus
 from ax_engines.plan_cli import DEFAULT_TOOLCHAINS
 from ax_engines.recipe import Recipe, Wishes, recipe
+from ax_engines.tasks import BuildTask, TaskResult
 from tests.engines.model_files import build_task, claim_source, resolved, tree, write_folder
 
 STANDINS = Path(__file__).parents[1] / "standins"

@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 
 from ax_engines.build.progress import Tracker, served
-from ax_engines.contract import Progress
+from ax_engines.tasks import Progress
 
 
 class Clock:

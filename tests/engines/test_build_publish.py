@@ -23,7 +23,8 @@ from ax_engines.build.origin_claim import ClaimOrigin
 from ax_engines.build.origins import SourceFile
 from ax_engines.build.places import Places
 from ax_engines.build.progress import Tracker
-from ax_engines.contract import MANIFEST, ArtifactSpec, Manifest, TaskResult
+from ax_engines.contract import MANIFEST, ArtifactSpec, Manifest
+from ax_engines.tasks import TaskResult
 from tests.engines.model_files import (
     TEMPLATE,
     build_task,

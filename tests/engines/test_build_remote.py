@@ -22,7 +22,8 @@ from ax_engines.build.places import Places
 from ax_engines.build.progress import Tracker
 from ax_engines.build.resolve import resolve
 from ax_engines.build.sources import open_origin
-from ax_engines.contract import ArtifactSpec, HuggingFaceSource, S3Source, Source, TaskResult
+from ax_engines.contract import ArtifactSpec, HuggingFaceSource, S3Source, Source
+from ax_engines.tasks import TaskResult
 from tests.engines.model_files import (
     build_task,
     resolve_task,

@@ -19,7 +19,7 @@ from ax_engines.build.gguf_header import BLOCKS
 from ax_engines.build.identity import HEAD_BYTES, WHOLE_BYTES, spans
 from ax_engines.build.origins import SourceFile, check_path, select
 from ax_engines.build.places import Places
-from ax_engines.contract import TERMINATION_MESSAGE_BYTES, TaskResult
+from ax_engines.tasks import TERMINATION_MESSAGE_BYTES, TaskResult
 from tests.engines.model_files import (
     claim_source,
     resolve_task,

@@ -8,7 +8,7 @@ import pytest
 
 from ax_engines.build.__main__ import run
 from ax_engines.build.places import Places
-from ax_engines.contract import SweepTask
+from ax_engines.tasks import SweepTask
 from tests.engines.model_files import tree
 
 

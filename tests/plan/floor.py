@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ax_engines import contract
+from ax_engines import contract, tasks
 from ax_engines.hardware import Toolchain
 from ax_engines.hardware_table import load_gpus
 from ax_engines.memory import weights_bytes
@@ -81,7 +81,7 @@ def real(name: str, **config: Any) -> contract.ResolvedSource:
 
 def resolve(stage: Stage, name: str, **config: Any) -> None:
     """Finish the resolve Job of the AXModel that serves this catalogue model."""
-    done = contract.TaskResult(ok=True, reason="Resolved", resolved=real(name, **config))
+    done = tasks.TaskResult(ok=True, reason="Resolved", resolved=real(name, **config))
     stage.finish("resolve", done, of=f"axm-{contract.slug(name)}-src-")
 
 

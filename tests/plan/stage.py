@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ax_engines import contract
+from ax_engines import contract, tasks
 from ax_engines.catalogue import load
 from ax_engines.hardware import Toolchain
 from ax_operator.api import names
@@ -85,7 +85,7 @@ class Stage:
         self.models = {m["metadata"]["name"]: m for m in models}
         self.loads: dict[str, Load] = {}
         self.memories: dict[str, Any] = {}
-        self.progress: dict[str, contract.Progress] = {}
+        self.progress: dict[str, tasks.Progress] = {}
         self.secret: Any = None
         self.takers: tuple[Json, ...] = ()
         self._uid = 0
@@ -223,7 +223,7 @@ class Stage:
         assert len(jobs) == 1, (component, self.names("Job"))
         return jobs[0]
 
-    def finish(self, component: str, result: contract.TaskResult, *, of: str = "") -> None:
+    def finish(self, component: str, result: tasks.TaskResult, *, of: str = "") -> None:
         """End every running Job of a component with a result, or only those whose name contains `of`."""
         jobs = [j for j in self.jobs(component) if of in j["metadata"]["name"]]
         assert jobs, (component, self.names("Job"))
@@ -237,7 +237,7 @@ class Stage:
             if not result.ok:
                 job["status"]["failed"] = 7
 
-    def fail_once(self, component: str, result: contract.TaskResult) -> None:
+    def fail_once(self, component: str, result: tasks.TaskResult) -> None:
         """One pod of the running Job ends badly; the Job goes on."""
         job = self.job(component)
         name = job["spec"]["template"]["spec"]["containers"][-1]["name"]
@@ -246,12 +246,12 @@ class Stage:
 
     def resolve(self, found: contract.ResolvedSource | None = None) -> None:
         """Finish the resolve Job well."""
-        self.finish("resolve", contract.TaskResult(ok=True, reason="Resolved", resolved=found or resolved()))
+        self.finish("resolve", tasks.TaskResult(ok=True, reason="Resolved", resolved=found or resolved()))
 
     def build(self) -> None:
         """Finish the build Job well."""
         chat = contract.ChatFacts(template=True, context_length=8192)
-        self.finish("build", contract.TaskResult(ok=True, reason="Published", bytes=100 << 20, seconds=3.0, chat=chat))
+        self.finish("build", tasks.TaskResult(ok=True, reason="Published", bytes=100 << 20, seconds=3.0, chat=chat))
 
     def ready(self, name: str, count: int | None = None, *, engine: str | None = None) -> None:
         """Make `count` pods (all, when left out) of a model's Deployments ready, or of those of one engine."""

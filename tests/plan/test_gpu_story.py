@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from ax_engines.contract import TaskResult
+from ax_engines.tasks import TaskResult
 from ax_operator.api import names
 from ax_operator.plan.machines import Machines
 from ax_operator.plan.world import labels

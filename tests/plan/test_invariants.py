@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ax_engines.contract import TaskResult
+from ax_engines.tasks import TaskResult
 from ax_operator.api import names
 from ax_operator.api.axhostedapi import AXHostedAPISpec
 from ax_operator.plan.machines import Machines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ax_engines.contract import TaskResult
+from ax_engines.tasks import TaskResult
 from ax_operator.api.axhostedapi import AXHostedAPISpec
 from ax_operator.plan.scaling import Load
 from tests.plan.stage import DEMO, Stage, model, resolved, world

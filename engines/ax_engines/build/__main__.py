@@ -20,14 +20,8 @@ from ax_engines.build.errors import BuildError
 from ax_engines.build.places import Places
 from ax_engines.build.progress import Tracker, served
 from ax_engines.build.retries import persistently
-from ax_engines.contract import (
-    TASK_ENV,
-    BuildTask,
-    PhaseName,
-    ResolveTask,
-    SweepTask,
-    TaskResult,
-)
+from ax_engines.contract import PhaseName
+from ax_engines.tasks import TASK_ENV, BuildTask, ResolveTask, SweepTask, TaskResult
 
 logger = logging.getLogger(__name__)
 

@@ -30,13 +30,13 @@ from ax_engines.contract import (
     CHECKPOINT,
     COMPILED,
     FETCHED,
-    TASK_ENV,
     TIMING_CACHES,
     ArtifactSpec,
     PhaseName,
     canonical,
     short_hash,
 )
+from ax_engines.tasks import TASK_ENV
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ax_engines.contract import CALIBRATION_MOUNT, PROGRESS_PORT, SECRET_MOUNT, SOURCE_MOUNT, STAGING, STORE_MOUNT
+from ax_engines.contract import CALIBRATION_MOUNT, SECRET_MOUNT, SOURCE_MOUNT, STAGING, STORE_MOUNT
+from ax_engines.tasks import PROGRESS_PORT
 
 ROOT_ENV = "AX_ROOT"
 TERMINATION_LOG_ENV = "AX_TERMINATION_LOG"

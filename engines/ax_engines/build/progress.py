@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from ax_engines.contract import PhaseName, Progress
+from ax_engines.contract import PhaseName
+from ax_engines.tasks import Progress
 
 logger = logging.getLogger(__name__)
 

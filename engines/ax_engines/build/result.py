@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ax_engines.contract import TERMINATION_MESSAGE_BYTES, TaskResult
+from ax_engines.tasks import TERMINATION_MESSAGE_BYTES, TaskResult
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from ax_engines.contract import Progress
 from ax_engines.hardware import Gpu
 from ax_engines.models import CatalogueEntry
+from ax_engines.tasks import Progress
 from ax_gateway.table import ModelRoute, model_route, route_table
 from ax_operator.api.axhostedapi import AXHostedAPISpec
 from ax_operator.api.names import MODEL

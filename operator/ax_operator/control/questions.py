@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from ax_engines import wire
-from ax_engines.contract import METRICS_PORT, PROGRESS_PORT, Progress
+from ax_engines.contract import METRICS_PORT
+from ax_engines.tasks import PROGRESS_PORT, Progress
 
 LIMIT_BYTES = 4 * 1024 * 1024
 QUICK_SECONDS = 2.0

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ax_engines.contract import Progress
+from ax_engines.tasks import Progress
 from ax_operator.api.names import COMPONENT, COMPONENT_BUILD, COMPONENT_GATEWAY, COMPONENT_SERVING, ENGINE, MODEL
 from ax_operator.control.cache import Cache
 from ax_operator.control.measures import GatewayMeasure, Measured, PodMeasure, measured

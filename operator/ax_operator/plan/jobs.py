@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from ax_engines.contract import TaskResult
+from ax_engines.tasks import TaskResult
 from ax_operator.api.conditions import unix
 from ax_operator.plan.world import Json, Seen
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ax_engines.hardware import PRODUCT_LABEL, Pool
 from ax_engines.pools import Room, pools_from_nodes, rooms
-from ax_operator.api.axmodel import Placement
+from ax_operator.api.placement import Placement
 
 Json = dict[str, Any]
 _DEVICES = "nvidia.com/"

@@ -13,7 +13,8 @@ from ax_operator.api import names
 from ax_operator.api.axmodel import AXModelSpec
 from ax_operator.api.conditions import AVAILABLE, Fact, timestamp, unix
 from ax_operator.plan.accept import Accepted
-from ax_operator.plan.children.serving import rescaled, revision_of, surroundings, wanted_deployment
+from ax_operator.plan.children.serving import rescaled, revision_of, wanted_deployment
+from ax_operator.plan.children.surroundings import surroundings
 from ax_operator.plan.engine import EngineStep
 from ax_operator.plan.jobs import unschedulable
 from ax_operator.plan.machines import want_of_room

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from ax_engines.contract import ArtifactSpec, SweepTask
+from ax_engines.contract import ArtifactSpec
+from ax_engines.tasks import SweepTask
 from ax_operator.api import names
 from ax_operator.api.axengine import AXEngineStatus
 from ax_operator.api.conditions import IN_USE, READY, Fact, find, merge, unix

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ax_engines.contract import Progress
 from ax_engines.hardware import Gpu, Toolchain
 from ax_engines.models import CatalogueEntry
+from ax_engines.tasks import Progress
 from ax_operator.api import names
 from ax_operator.api.axhostedapi import AXHostedAPISpec
 from ax_operator.plan.machines import Machines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ax_engines import contract
+from ax_engines import contract, tasks
 from ax_engines.hardware import Pool
 from ax_engines.recipe.quantities import mebibytes
 from ax_operator.api import names
@@ -26,7 +26,7 @@ def build_objects(engine: Json, spec: contract.ArtifactSpec, reach: Reach, world
     """
     settings, namespace, name = world.settings, engine["metadata"]["namespace"], engine["metadata"]["name"]
     pool = _pool(spec, reach, world)
-    task = contract.BuildTask(engine=name, spec=spec).to_json()
+    task = tasks.BuildTask(engine=name, spec=spec).to_json()
     network = spec.source.pvc is None
     volumes, source_mounts = pod.task_volumes(settings, spec.source, network=network)
     volumes.append(pod.store_volume(settings))
@@ -49,7 +49,7 @@ def build_objects(engine: Json, spec: contract.ArtifactSpec, reach: Reach, world
             resources=_gpu_resources(spec, pool) if heavy and spec.gpus else None,
             network=network and phase.name == "fetch",
         )
-        container["ports"] = [{"name": "progress", "containerPort": contract.PROGRESS_PORT, "protocol": "TCP"}]
+        container["ports"] = [{"name": "progress", "containerPort": tasks.PROGRESS_PORT, "protocol": "TCP"}]
         containers.append(container)
     pod_spec = pod.pod_spec(settings, name)
     pod_spec["initContainers"], pod_spec["containers"] = containers[:-1], containers[-1:]
@@ -105,7 +105,7 @@ def _progress_policy(engine: Json, settings: Settings) -> Json:
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.namespace}},
         "podSelector": {"matchLabels": {names.COMPONENT: names.COMPONENT_OPERATOR}},
     }
-    port = {"port": contract.PROGRESS_PORT, "protocol": "TCP"}
+    port = {"port": tasks.PROGRESS_PORT, "protocol": "TCP"}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ax_engines import contract
+from ax_engines import contract, tasks
 from ax_operator.api import names
 from ax_operator.plan.world import Json, Settings
 
@@ -116,7 +116,7 @@ def task_container(
     network: the container fetches from outside; it alone gets the proxy and the CA bundle.
     """
     env = [
-        {"name": contract.TASK_ENV, "value": task},
+        {"name": tasks.TASK_ENV, "value": task},
         {"name": "HOME", "value": "/tmp"},  # noqa: S108  the pod's own emptyDir
     ]
     all_mounts = [*mounts, {"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ax_engines import contract
+from ax_engines import contract, tasks
 from ax_operator.api import names
 from ax_operator.plan.children import pod
 from ax_operator.plan.world import Json, Settings, owner
@@ -20,7 +20,7 @@ def resolve_objects(model: Json, source: contract.Source, settings: Settings, *,
     namespace, name = model["metadata"]["namespace"], model["metadata"]["name"]
     key = source_hash(source, trust_remote_code=trust_remote_code)
     extra = {names.MODEL: name, names.SOURCE: key}
-    task = contract.ResolveTask(source=source, trust_remote_code=trust_remote_code).to_json()
+    task = tasks.ResolveTask(source=source, trust_remote_code=trust_remote_code).to_json()
     network = source.pvc is None
     volumes, mounts = pod.task_volumes(settings, source, network=network)
     spec = pod.pod_spec(settings, names.child(name))

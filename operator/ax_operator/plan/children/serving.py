@@ -1,4 +1,4 @@
-"""What serves a model: an account, a Service, a policy, a disruption budget, and one Deployment per revision.
+"""What serves a model: one Deployment per serving revision. What stands around them is in `surroundings`.
 
 In the pod Triton is a native sidecar and the OpenAI frontend the main container, so that Kubernetes stops the
 frontend first, which drains, and Triton after it. Triton listens on loopback only.
@@ -12,9 +12,11 @@ from ax_engines import contract
 from ax_engines.hardware import Pool
 from ax_engines.recipe import Recipe
 from ax_operator.api import names
-from ax_operator.api.axmodel import AXModelSpec, Placement
+from ax_operator.api.axmodel import AXModelSpec
+from ax_operator.api.placement import Placement
 from ax_operator.plan.accept import Accepted
 from ax_operator.plan.children import pod
+from ax_operator.plan.children.surroundings import selector
 from ax_operator.plan.machines import Reach
 from ax_operator.plan.marks import marks
 from ax_operator.plan.world import Json, Settings, World, labels, owner
@@ -23,11 +25,6 @@ GRACE_SECONDS = 30
 """What a pod may take beyond the longest stream: Triton's own exit."""
 _QUEUE_PER_SLOT = 16
 """Requests that may wait per slot before a new one gets 429."""
-
-
-def selector(model: Json) -> dict[str, str]:
-    """Return the labels by which a model's serving pods are found."""
-    return {names.COMPONENT: names.COMPONENT_SERVING, names.MODEL: model["metadata"]["name"]}
 
 
 def serving_options(model: Json, spec: AXModelSpec, recipe: Recipe, engine: str, tool_parser: str | None) -> str:
@@ -243,62 +240,3 @@ def rescaled(seen: Json, replicas: int) -> Json:
 def revision_of(deployment: Mapping[str, object]) -> str:
     """Return the serving revision that a Deployment carries."""
     return labels(deployment).get(names.REVISION, "")
-
-
-def surroundings(model: Json, replicas: int, settings: Settings, slots: int | None = None) -> list[Json]:
-    """Return what stands around the Deployments: account, Service, policy, and a PDB with two or more replicas.
-
-    The Service says how many requests a replica serves at once (`slots`, where known); Kubernetes copies its labels
-    to the EndpointSlices, by which the gateway decides when requests overflow.
-    """
-    namespace, name = model["metadata"]["namespace"], model["metadata"]["name"]
-    child, extra, owners = names.child(name), {names.MODEL: name}, [owner(model)]
-
-    def meta(more: Mapping[str, str] | None = None) -> Json:
-        return pod.meta(child, namespace, names.COMPONENT_SERVING, extra={**extra, **(more or {})}, owners=owners)
-
-    def port(name: str, number: int) -> Json:
-        return {"name": name, "port": number, "protocol": "TCP", "targetPort": name}
-
-    ours = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.namespace}}}
-    gateways = {**ours, "podSelector": {"matchLabels": {names.COMPONENT: names.COMPONENT_GATEWAY}}}
-    operators = {**ours, "podSelector": {"matchLabels": {names.COMPONENT: names.COMPONENT_OPERATOR}}}
-    objects: list[Json] = [
-        pod.account(child, namespace, names.COMPONENT_SERVING, owners, extra),
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": meta({names.SLOTS: str(slots)} if slots else None),
-            "spec": {
-                "clusterIP": "None",
-                "selector": selector(model),
-                "ports": [
-                    port(names.PORT_HTTP, contract.FRONTEND_PORT),
-                    port(names.PORT_METRICS, contract.METRICS_PORT),
-                ],
-            },
-        },
-        {
-            "apiVersion": "networking.k8s.io/v1",
-            "kind": "NetworkPolicy",
-            "metadata": meta(),
-            "spec": {
-                "podSelector": {"matchLabels": selector(model)},
-                "policyTypes": ["Ingress", "Egress"],
-                "ingress": [
-                    {"from": [gateways], "ports": [{"port": contract.FRONTEND_PORT, "protocol": "TCP"}]},
-                    {"from": [operators], "ports": [{"port": contract.METRICS_PORT, "protocol": "TCP"}]},
-                ],
-            },
-        },
-    ]
-    if replicas > 1:
-        objects.append(
-            {
-                "apiVersion": "policy/v1",
-                "kind": "PodDisruptionBudget",
-                "metadata": meta(),
-                "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(model)}},
-            }
-        )
-    return objects

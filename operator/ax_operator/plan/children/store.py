@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ax_engines import contract
+from ax_engines import contract, tasks
 from ax_operator.api import names
 from ax_operator.plan.children import pod
 from ax_operator.plan.world import Json, Settings
@@ -44,7 +44,7 @@ def inventory(namespace: str, engines: Iterable[str]) -> Json:
 def sweep_objects(namespace: str, remove: Iterable[str], settings: Settings) -> list[Json]:
     """Return the Job that removes the named engines' folders, and its account."""
     gone = tuple(sorted(remove))[:500]
-    task = contract.SweepTask(remove=gone).to_json()
+    task = tasks.SweepTask(remove=gone).to_json()
     volumes, _ = pod.task_volumes(settings, None, network=False)
     spec = pod.pod_spec(settings, SWEEP)
     mount = {"name": "store", "mountPath": contract.STORE_MOUNT}
