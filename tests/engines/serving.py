@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -207,6 +208,12 @@ class Pod:
             raise RuntimeError("Triton was not started")
         pid = self.triton.popen.pid
         return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+    def kill_triton(self) -> None:
+        """End Triton and its stub at once, as a container that is killed ends."""
+        pids = [self.stub(), self.triton.popen.pid] if self.triton else []
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """End both, the frontend first as Kubernetes does with a native sidecar."""

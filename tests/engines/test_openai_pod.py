@@ -104,7 +104,7 @@ def test_triton_may_start_again_beside_the_frontend(own: Pod) -> None:
     assert own.triton
     assert own.frontend
     listener = Listener(own, script(say=["."] * 1000, delay=0.05))
-    own.triton.popen.kill()
+    own.kill_triton()
     listener.join(60)
     assert isinstance(listener.error, openai.APIError)
     until(lambda: status(f"{own.url}/health/ready") == 503)
