@@ -42,9 +42,9 @@ demo: setup      ## a local Kubernetes, the operator, a model, an answer
 down: setup      ## take the demo's cluster away, without a trace
 	@$(PYTHON) -m local down --all
 
-images: setup    ## build the images; with REGISTRY=… and `push`: for production, and push them
+images: setup    ## build the images; with REGISTRY=… and `push`: for production, and push them (some: IMAGES=…, on a base of yours: BASE=…)
 ifeq ($(filter push,$(MAKECMDGOALS)),push)
-	$(PYTHON) -m local images push --registry $(or $(REGISTRY),$(error set REGISTRY=registry.example/team))
+	$(PYTHON) -m local images push --registry $(or $(REGISTRY),$(error set REGISTRY=registry.example/team))$(if $(BASE), --base $(BASE)) $(IMAGES)
 else
 	$(PYTHON) -m local images build
 endif

@@ -53,7 +53,7 @@ def _image_commands(parser: argparse.ArgumentParser) -> None:
     load.add_argument("images", nargs="*", metavar="IMAGE", help="an image of ours or an archive (default: all ours)")
     push = actions.add_parser("push", help="build for production and push; prints the references")
     push.add_argument("--registry", required=True)
-    push.add_argument("--base", default="", help="build on this instead of each image's own base")
+    push.add_argument("--base", default="", help="build the images named on this instead of their own base")
     for parser_with_names in (build, push):
         parser_with_names.add_argument("images", nargs="*", metavar="IMAGE")
 

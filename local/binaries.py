@@ -60,6 +60,8 @@ HYPERKUBE = GoProgram(
 COREDNS = GoProgram("coredns", "1.12.4")
 KWOK = GoProgram("kwok", "0.7.0", package="sigs.k8s.io/kwok/cmd/kwok")
 PAUSE = GoProgram("pause", "1")
+REGISTRY = GoProgram("registry", "0.20.7", package="github.com/google/go-containerregistry/cmd/registry")
+"""A container registry that keeps everything in memory: what `make images push` is tried against."""
 
 
 def go_program(program: GoProgram) -> Path:

@@ -76,11 +76,15 @@ def layout(containerfile: Path, name: str, base: str, sources: Sequence[Path], t
 def push(containerfile: Path, name: str, base: str, sources: Sequence[Path]) -> None:
     """Build an image with our sources on a registry's base and push it under its own name."""
     ensure_programs({"buildah": "buildah"})
-    with store(), step(f"Building {name} on {base}") as running, _scratch() as scratch:
+    with store(), step(f"Building {name} on {base}"), _scratch() as scratch:
         _bud(containerfile, name, _staged(scratch, sources), base, pull=True)
-        running.at("pushing")
-        _buildah("push", "--quiet", name, f"docker://{name}")
-        running.at("")
+    publish(name, name)
+
+
+def publish(image: str, name: str) -> None:
+    """Push an image of this machine to a registry, under the name that it shall have there."""
+    with store(), step(f"Pushing {name}"):
+        _buildah("push", "--quiet", image, f"docker://{name}")
 
 
 @contextmanager

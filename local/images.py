@@ -90,8 +90,10 @@ def build_all(names: Sequence[str] = ()) -> dict[str, Path]:
 def push(registry: str, names: Sequence[str] = (), base: str = "") -> Iterator[str]:
     """Build for production and push; yield each reference that the registry has now.
 
-    `base` replaces every image's own base, such as a mirror's copy of it.
+    `base` replaces the own base of the images named, such as a mirror's copy of it.
     """
+    if base and not names:
+        raise LocalError("A base suits some images only: name them, as in IMAGES='ax-operator ax-gateway ax-engines'")
     for image in chosen(names, local=False):
         target = reference(image.name, registry.rstrip("/"))
         below = base or image.base
