@@ -58,6 +58,27 @@ def test_keys_come_in_the_order_in_which_they_became_due():
     assert drain(queue, 3) == ["b", "a", "late"]
 
 
+def test_who_comes_first_passes_all_that_wait_however_long_they_have_waited():
+    queue = backlog()
+    for n in range(100):
+        queue.add(f"model {n}", 0)
+    queue.add("held", 50, after=300)
+    queue.add("held", 60, first=True)
+    queue.add("held", 61)
+    assert queue.next_in(60) == 0
+    assert drain(queue, 61)[:2] == ["held", "model 0"]
+
+
+def test_who_comes_first_and_is_being_worked_on_is_next_again():
+    queue = backlog()
+    queue.add("held", 0)
+    assert queue.take(0) == "held"
+    queue.add("other", 1)
+    queue.add("held", 2, first=True)
+    queue.done("held", 3)
+    assert drain(queue, 3) == ["held", "other"]
+
+
 def test_failures_back_off_and_success_forgets_them():
     queue = backlog()
     queue.add("a", 0)

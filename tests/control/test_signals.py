@@ -105,6 +105,7 @@ class Rig:
         self.cluster = FakeCluster()
         self.cache = Cache()
         self.woken: list[Key] = []
+        self.first: list[Key] = []
         self.heard = asyncio.Event()
         self.signals = Signals(
             self.cluster,
@@ -118,8 +119,10 @@ class Rig:
             clock=lambda: self.now,
         )
 
-    def _wake(self, key: Key) -> None:
+    def _wake(self, key: Key, *, first: bool = False) -> None:
         self.woken.append(key)
+        if first:
+            self.first.append(key)
         self.heard.set()
 
     async def until_woken(self, key: Key) -> None:
@@ -258,12 +261,14 @@ async def test_a_held_request_wakes_its_model_at_once(pods):
             rig.cluster.put(gateway)
         running = asyncio.create_task(rig.signals.run())
         await rig.until_woken(SMOL)
+        assert not rig.first
         rig.woken.clear()
         pods.loads["127.0.0.2"] = {"version": 2, "models": {"ns/smol": {"running": 2, "held": 1, "overflowed": 4}}}
         pods.changed.set()
         await rig.until_woken(SMOL)
         found = rig.signals.measured(SMOL)
         assert (found.in_flight, found.held, found.age) == (4, 1, 0)
+        assert rig.first == [SMOL]
         rig.now = 7
         assert rig.signals.measured(SMOL).age == 7
         running.cancel()

@@ -21,7 +21,7 @@ from ax_operator.control.metrics import Metrics
 from ax_operator.control.observe import OWNED, WATCHED, Fixed, Observer, Signals
 from ax_operator.control.reconcile import Cluster, Reconciler
 from ax_operator.control.report import Reporter
-from ax_operator.control.wakes import EVERYTHING, Key, hosted_key, keys_of, model_key, own_key, store_key
+from ax_operator.control.wakes import EVERYTHING, Key, Wake, hosted_key, keys_of, model_key, own_key, store_key
 from ax_operator.control.workqueue import WorkQueue
 from ax_operator.kinds import AXENGINE, AXHOSTEDAPI, AXMODEL, Kind
 from ax_operator.kube_errors import KubeError
@@ -59,7 +59,7 @@ class Operator:
         fixed: Fixed,
         process: ProcessSettings,
         *,
-        signals: Callable[[Cache, Metrics, Callable[[Key], None]], Signals],
+        signals: Callable[[Cache, Metrics, Wake], Signals],
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -132,9 +132,9 @@ class Operator:
         if change:
             self._noted(change)
 
-    def wake(self, key: Key) -> None:
-        """Have a key worked on."""
-        self.queue.add(key, SETTLE_SECONDS if key == EVERYTHING else 0.0)
+    def wake(self, key: Key, *, first: bool = False) -> None:
+        """Have a key worked on, in its turn or before all others."""
+        self.queue.add(key, SETTLE_SECONDS if key == EVERYTHING else 0.0, first=first)
 
     def _noted(self, change: Change, without: Key | None = None) -> None:
         if change.old is not None and change.new is None:

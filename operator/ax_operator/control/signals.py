@@ -20,7 +20,7 @@ from ax_operator.control.measures import GatewayMeasure, Measured, PodMeasure, m
 from ax_operator.control.metrics import Metrics
 from ax_operator.control.occupancy import Lister, Occupancy
 from ax_operator.control.questions import NoAnswer, Questions
-from ax_operator.control.wakes import EVERYTHING, Key, hosted_key, model_key, store_key
+from ax_operator.control.wakes import EVERYTHING, Key, Wake, hosted_key, model_key, store_key
 from ax_operator.kinds import POD
 from ax_operator.kube_errors import KubeError
 from ax_operator.plan.hosted import Told
@@ -49,7 +49,7 @@ class Signals:
         cache: Cache,
         questions: Questions,
         metrics: Metrics,
-        wake: Callable[[Key], None],
+        wake: Wake,
         *,
         gateway_namespace: str | None,
         pods_every: float,
@@ -228,7 +228,7 @@ class Signals:
             state = (found.held > 0, found.busy)
             if self._states.get(key, (False, False)) != state:
                 self._states[key] = state
-                self._wake(key)
+                self._wake(key, first=found.held > 0)
 
     def forget(self, key: Key) -> None:
         """Drop what was remembered of a model that is gone."""

@@ -10,7 +10,7 @@ Node                         all models, a little later
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ax_operator.api.names import COMPONENT, COMPONENT_BUILD, COMPONENT_STORE, COMPONENT_SWEEP, ENGINE, MODEL
 from ax_operator.control.cache import Change
@@ -26,6 +26,12 @@ class Key(NamedTuple):
 
     def __str__(self) -> str:
         return "/".join(part for part in self if part)
+
+
+class Wake(Protocol):
+    """Has a key looked at soon; `first`: before all others, since requests are held for it."""
+
+    def __call__(self, key: Key, *, first: bool = False) -> None: ...
 
 
 EVERYTHING = Key("Everything")

@@ -4,6 +4,7 @@
 
 - Adding a key that waits changes nothing but, perhaps, makes it due earlier: any number of triggers collapse.
 - A key added while it is worked on is worked on once more afterwards, so that no trigger is lost.
+- A key added `first` goes before all that waits, however long that waits: somebody stands at the door.
 - Work that raises is logged with its traceback and tried again, each time after twice as long, at most
   `LONGEST` seconds, with jitter; a new trigger does not wait for that.
 - Work may return seconds after which it wants to be called again.
@@ -17,6 +18,7 @@ import contextlib
 import heapq
 import itertools
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Hashable
@@ -46,16 +48,16 @@ class Backlog(Generic[K]):
     def __len__(self) -> int:
         return len(self._due)
 
-    def add(self, key: K, now: float, after: float = 0.0) -> None:
-        """Make the key due `after` seconds from now, or leave it where it is due earlier."""
-        at = now + max(0.0, after)
+    def add(self, key: K, now: float, after: float = 0.0, *, first: bool = False) -> None:
+        """Make the key due `after` seconds from now, or before all others, or leave it where it is due earlier."""
+        at = -math.inf if first else now + max(0.0, after)
         if at < self._due.get(key, float("inf")):
             self._due[key] = at
             if key not in self._running:
                 heapq.heappush(self._heap, (at, next(self._order), key))
 
     def take(self, now: float) -> K | None:
-        """Return the key that is due longest, now being worked on, or None."""
+        """Return the key that is due first, now being worked on, or None."""
         while self._heap and self._heap[0][0] <= now:
             at, _, key = heapq.heappop(self._heap)
             if self._due.get(key) == at and key not in self._running:
@@ -131,9 +133,9 @@ class WorkQueue(Generic[K]):
         self._dispatcher: asyncio.Task[None] | None = None
         self._stopping = False
 
-    def add(self, key: K, after: float = 0.0) -> None:
-        """Have the key worked on, `after` seconds from now."""
-        self.backlog.add(key, self._clock(), after)
+    def add(self, key: K, after: float = 0.0, *, first: bool = False) -> None:
+        """Have the key worked on, `after` seconds from now, or before all others."""
+        self.backlog.add(key, self._clock(), after, first=first)
         self._wake.set()
 
     def start(self) -> None:
