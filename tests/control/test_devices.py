@@ -112,15 +112,22 @@ async def test_a_node_that_cannot_be_asked_keeps_its_tenants(floor):
 def test_the_longest_wait_comes_first(floor):
     floor.put(pod("a", 8, "n1"), pod("b", 4, "n2"))
     assert floor.devices.free(ONE) == 4
-    floor.devices.remember(TWO, Memory(short=30))
+    floor.devices.remember(TWO, Memory(last=100, short=30))
     assert floor.devices.free(ONE) == 0
     assert floor.devices.free(TWO) == 4
-    floor.devices.remember(ONE, Memory(short=60))
+    floor.devices.remember(ONE, Memory(last=100, short=60))
     assert floor.devices.free(ONE) == 4
     assert floor.devices.free(TWO) == 0
     floor.devices.remember(ONE, Memory())
     floor.devices.remember(TWO, Memory())
     assert floor.devices.free(ONE) == 4
+
+
+def test_a_look_that_was_long_ago_makes_no_wait_shorter(floor):
+    floor.put(pod("a", 8, "n1"), pod("b", 4, "n2"))
+    floor.devices.remember(ONE, Memory(last=100, short=30))
+    floor.devices.remember(TWO, Memory(last=102, short=31))
+    assert (floor.devices.free(ONE), floor.devices.free(TWO)) == (4, 0)
 
 
 def test_a_replica_that_was_decided_takes_its_gpus_before_it_has_a_pod(floor):

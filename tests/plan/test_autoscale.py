@@ -145,7 +145,7 @@ def test_a_short_pool_limits_and_is_remembered() -> None:
 
 
 def test_the_oldest_claim_on_a_pool_comes_first_and_is_not_starved_by_small_ones() -> None:
-    claims = [Claim("new", 3, 1, 0.0), Claim("old", 2, 4, 90.0), Claim("small", 1, 1, 30.0)]
+    claims = [Claim("new", 3, 1, None), Claim("old", 2, 4, -10.0), Claim("small", 1, 1, 50.0)]
     assert shares(claims, 9) == {"old": 8, "small": 1, "new": 0}
     assert shares(claims, 6) == {"old": 4, "small": 0, "new": 0}
     assert sum(shares(claims, 100).values()) == 12

@@ -43,6 +43,8 @@ class Devices:
         self._machines: Machines | None = None
         self._free: dict[str, int] | None = None
         self._short: dict[Key, float] = {}
+        """Since when each model has found its pool too small. A moment, not how long: that would be as old as each
+        model's last look, and whoever looks would find all others ahead of it."""
         self._decided: dict[Key, int] = {}
         self._podless: dict[Key, tuple[str, int]] = {}
         """GPUs, by product, of replicas that were asked for and have no pod yet: models that decide one after the
@@ -68,8 +70,8 @@ class Devices:
         else:
             self._decided[key] = decided
         self._count_podless(key)
-        if memory.short > 0:
-            self._short[key] = memory.short
+        if memory.short > 0 and memory.last is not None:
+            self._short[key] = memory.last - memory.short
         else:
             self._short.pop(key, None)
 
@@ -92,11 +94,11 @@ class Devices:
         product, gpus = use
         promised = sum(gpus for of, gpus in self._podless.values() if of == product)
         left = max(0, self._counted().get(product, 0) - promised)
-        claims = [Claim(str(key), left // gpus, gpus, self._short.get(key, 0.0))]
-        for other, waited in self._short.items():
+        claims = [Claim(str(key), left // gpus, gpus, self._short.get(key))]
+        for other, since in self._short.items():
             theirs = self._use(other) if other != key else None
             if theirs and theirs[0] == product:
-                claims.append(Claim(str(other), 1, theirs[1], waited))
+                claims.append(Claim(str(other), 1, theirs[1], since))
         return shares(claims, left)[str(key)]
 
     def _count_podless(self, key: Key) -> None:

@@ -12,8 +12,8 @@ class Claim(NamedTuple):
     """Replicas wanted beyond those it has."""
     gpus: int
     """GPUs per replica."""
-    waited: float
-    """Seconds for which the pool has been too small for it (`Memory.short`)."""
+    since: float | None
+    """When the pool began to be too small for it, by any clock that all claims share; None if it is not."""
 
 
 def shares(claims: Iterable[Claim], free: int) -> dict[str, int]:
@@ -25,11 +25,11 @@ def shares(claims: Iterable[Claim], free: int) -> dict[str, int]:
     """
     left = max(0, free)
     granted: dict[str, int] = {}
-    for claim in sorted(claims, key=lambda claim: (-claim.waited, claim.name)):
+    for claim in sorted(claims, key=lambda claim: (claim.since is None, claim.since or 0.0, claim.name)):
         gpus = max(1, claim.gpus)
         replicas = min(max(0, claim.more), left // gpus)
         granted[claim.name] = replicas * gpus
         left -= granted[claim.name]
-        if replicas < claim.more and claim.waited > 0:
+        if replicas < claim.more and claim.since is not None:
             left = 0
     return granted
