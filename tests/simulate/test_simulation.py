@@ -11,7 +11,8 @@ import pytest
 from ax_operator.simulate import add_arguments, run
 from ax_operator.simulate.optimum import CELL, optimum
 from ax_operator.simulate.setting import Setting, View
-from ax_operator.simulate.trace import Arrival, Trace, TraceError, busy_cells, read_trace, synthetic_trace
+from ax_operator.simulate.trace import Arrival, Trace, TraceError, busy_cells, synthetic_trace
+from ax_operator.simulate.trace_file import read_trace
 from ax_operator.simulate.world import simulate
 
 DATA = Path(__file__).parents[1] / "data"
@@ -113,6 +114,23 @@ def test_a_trace_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path, t
     path.write_text(text)
     with pytest.raises(TraceError, match=r"bad\.csv"):
         read_trace(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "when,in,out\n7,10,2\n5,30,4\n",
+        "5,30,4\n7,10,2\n",
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:05.0000000,30,4\n2023-11-16 18:15:07.0000000,10,2\n",
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 09:00:05.5+09:00,30,4\n2024-05-10T00:00:07.5Z,10,2\n\n",
+        "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,M,30,4,34,API\n7,M,10,2,12,API\n",
+        "output_tokens,prompt_tokens,time\n4,30,1.5\n2,10,3.5\n",
+    ],
+)
+def test_the_formats_of_published_traces_are_read(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(text)
+    assert read_trace(path).arrivals == (Arrival(0, 30, 4), Arrival(2, 10, 2))
 
 
 def command(*words: str) -> int:

@@ -10,7 +10,8 @@ from ax_operator.plan.staffing import erlang_replicas
 from ax_operator.simulate.scalers import Ours
 from ax_operator.simulate.setting import Setting, View
 from ax_operator.simulate.study import HOSTED_PRICE, Result, study, yardstick
-from ax_operator.simulate.trace import Trace, read_trace, synthetic_trace
+from ax_operator.simulate.trace import Trace, synthetic_trace
+from ax_operator.simulate.trace_file import read_trace
 from ax_operator.simulate.world import simulate
 
 DATA = Path(__file__).parents[1] / "data"

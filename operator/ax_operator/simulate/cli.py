@@ -10,7 +10,8 @@ from pathlib import Path
 from ax_operator.simulate.picture import draw
 from ax_operator.simulate.setting import Setting
 from ax_operator.simulate.study import GPU_HOUR, HOSTED_PRICE, POLICIES, Result, study, yardstick
-from ax_operator.simulate.trace import SHAPES, Trace, TraceError, read_trace, synthetic_trace
+from ax_operator.simulate.trace import SHAPES, Trace, TraceError, synthetic_trace
+from ax_operator.simulate.trace_file import read_trace
 
 _BAR = 30
 

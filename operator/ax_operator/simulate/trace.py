@@ -1,20 +1,9 @@
-"""Request traces: read from a file, multiplied, or made from a formula and a seed.
+"""Request traces: multiplied, or made from a formula and a seed; `trace_file` reads them."""
 
-A file is CSV with a header and three columns: when (a date and time, or seconds), prompt tokens, output
-tokens; `.gz` is unpacked. This is the format of Azure/AzurePublicDataset's LLM inference traces.
-"""
-
-import csv
-import gzip
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from math import cos, exp, log, pi
-from pathlib import Path
 from typing import NamedTuple
-
-MOST_REQUESTS = 20_000_000
 
 
 class TraceError(ValueError):
@@ -46,46 +35,6 @@ class Trace:
         for _ in range(copies - 1):
             arrivals += [Arrival(each.at + draw.uniform(0, 30), each.prompt, each.output) for each in self.arrivals]
         return Trace(f"{self.name} x{copies}", tuple(sorted(arrivals)))
-
-
-def read_trace(path: Path) -> Trace:
-    """The trace in a CSV file. Raises TraceError."""
-    try:
-        return Trace(path.name.removesuffix(".gz").removesuffix(".csv"), tuple(sorted(_arrivals(path))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TraceError(f"{path}: cannot be read: {error}") from error
-
-
-def _arrivals(path: Path) -> Iterator[Arrival]:
-    first: float | None = None
-    with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as lines:
-        rows = csv.reader(lines)
-        next(rows, None)
-        for number, row in enumerate(rows, start=2):
-            try:
-                at, prompt, output = _seconds(row[0]), int(row[1]), int(row[2])
-            except (ValueError, IndexError) as error:
-                raise TraceError(
-                    f"{path}:{number}: expected time, prompt tokens, output tokens, not {','.join(row)[:80]!r}"
-                ) from error
-            if prompt < 0 or output < 0 or number > MOST_REQUESTS:
-                raise TraceError(f"{path}:{number}: token counts must be >= 0, lines at most {MOST_REQUESTS}")
-            first = at if first is None else first
-            yield Arrival(at - first, prompt, output)
-    if first is None:
-        raise TraceError(f"{path}: has no requests")
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        # Azure writes seven decimals; datetime reads six.
-        whole, _, fraction = text.strip().removesuffix("Z").partition(".")
-        value = datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
-    if not -1e12 < value < 1e12:
-        raise ValueError(text)
-    return value
 
 
 @dataclass(frozen=True, slots=True)
