@@ -76,6 +76,21 @@ def test_a_queue_that_piles_up_is_sized_by_its_growth_not_its_length() -> None:
     assert 3 <= decision.replicas <= 10
 
 
+def test_a_jump_beyond_all_that_was_seen_is_followed_at_once_and_teaches_no_caution() -> None:
+    policy = Policy(min_replicas=1, max_replicas=64, cold_start=60)
+    memory = Memory()
+    for tick in range(1800):  # an hour of noise that does not last
+        memory = decide(busy(25 + (7 if tick % 20 < 10 else -7), 5), policy, memory, 2.0 * tick).memory
+    assert memory.history.persistence < 0.3
+    before = memory.caution
+    for tick in range(1800, 1830):  # then 75 slots' worth of arrivals on 40 slots, for as long as a start takes
+        load = busy(40, 5, waiting=13.0 * (tick - 1799), in_flight=40 + 13.0 * (tick - 1799))
+        decision = decide(load, policy, memory, 2.0 * tick)
+        memory = decision.memory
+        assert tick < 1810 or 9 <= decision.replicas <= 20
+    assert memory.caution < before + 0.3  # a minute of such misses is worth three quarters
+
+
 def test_the_last_replica_stays_while_waking_would_cost_more_and_goes_then() -> None:
     policy = Policy(max_replicas=4, cold_start=60, slots=8)
     served = run(busy(3, 1), policy, 300)

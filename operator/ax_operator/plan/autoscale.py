@@ -10,14 +10,17 @@ taken), or hosted only for lack of room. One of two rules turns it into replicas
   late for is left to the hosted API, so no spare capacity is kept.
 - Waiting otherwise: square-root staffing (`staffing`) of the demand that is expected when a replica asked for
   now would be ready (`forecast`). How much is spare corrects itself: `caution` grows while requests wait too
-  long and shrinks while none do, so that on any load the misses tend to `_MISSES_AIMED_AT`. A replica goes
-  when it has not been called for during one stabilisation window.
+  long and shrinks while none do, so that on any load the misses tend to `_MISSES_AIMED_AT`. Demand far beyond
+  all that was expected is a surprise: it is followed at once, and the waits that it causes teach nothing, since
+  nobody keeps replicas for what happens once. A replica goes when it has not been called for during one
+  stabilisation window.
 
 Limits, the strongest last: the pool's free GPUs; nothing shrinks blind or fresh; never zero with a request in
 flight; always within [min, max]. Pure, and total: any numbers give a decision.
 """
 
 from math import ceil, isfinite
+from typing import NamedTuple
 
 from ax_operator.plan.forecast import History, expected, observed
 from ax_operator.plan.ledger import Outlook, Terms, advanced, opened, renewed, standing
@@ -31,11 +34,15 @@ _RECENT = 8.0
 """Seconds over which the demand of this moment is smoothed."""
 _MISSES = 0.01
 """Share of requests that may wait too long in the staffing formula, before caution corrects it."""
-_MISSES_AIMED_AT = 0.02
-"""Share of time in which arrivals would wait too long. About twice the share of requests that come to do so, since
-a look that finds a queue overstates how long it lasts; replays put it at an SLO of 0.99."""
-_CAUTION_PER_SECOND = 1 / 120
-"""Two minutes of misses add one to the caution: about what one late start costs."""
+_MISSES_AIMED_AT = 0.015
+"""Share of arrivals that would wait too long, surprises left out. More than the share of requests that come to do so,
+since a look that finds a queue overstates how long it lasts; replays put it at an SLO of 0.99."""
+_MOST_WEIGHT = 4.0
+"""The most that a moment with many arrivals weighs, against a usual one."""
+_SURPRISE = 5.0
+"""Standard deviations by which demand passes what was expected when it is a surprise."""
+_CAUTION_PER_SECOND = 1 / 240
+"""Four minutes of misses add one to the caution."""
 _LEAST_CAUTION, _MOST_CAUTION = 0.3, 4.0
 _START_SHARE = 0.5
 """Share of a start's cost that an account must gather. Half of it, since what is gathered is expected use."""
@@ -67,7 +74,7 @@ def decide(load: Load, policy: Policy, memory: Memory, now: float) -> Decision:
     idle = 0.0 if asked.demand > 0 or asked.blind else memory.idle + step
 
     worth = _worth_of_a_replica(load, policy)
-    caution, uses = memory.caution, memory.uses
+    caution, uses, surprise = memory.caution, memory.uses, memory.surprise
     rule: Rule
     if worth:
         rule = "prices"
@@ -79,9 +86,8 @@ def decide(load: Load, policy: Policy, memory: Memory, now: float) -> Decision:
     else:
         rule = "target" if policy.target is not None else "waiting"
         terms = Terms(1.0, policy.window, policy.slots, most)
-        if memory.age >= policy.window:
-            caution = _corrected(caution, asked, history, load, policy, step)
-        needed, why = _called_for(history, recent, caution, seconds, policy)
+        call = _called_for(asked, history, recent, load, policy, memory, step, lead)
+        needed, why, caution, surprise = call
         accounts = opened(before, terms) if fresh else memory.accounts
         # Only requests call: what is expected without any keeps replicas for a window, and wakes none.
         accounts = renewed(accounts, needed if asked.demand > 0 else 0, step, terms)
@@ -120,6 +126,7 @@ def decide(load: Load, policy: Policy, memory: Memory, now: float) -> Decision:
             recent=recent,
             history=history,
             caution=caution,
+            surprise=surprise,
             accounts=accounts,
             uses=uses,
             replicas=replicas,
@@ -150,15 +157,35 @@ def _worth_of_a_replica(load: Load, policy: Policy) -> float:
     return worth if known(worth) else 0.0
 
 
-def _called_for(history: History, recent: float, caution: float, seconds: float, policy: Policy) -> tuple[int, str]:
-    """Replicas that keep waiting rare when one asked for now would be ready."""
+class _Call(NamedTuple):
+    """How many replicas keep waiting rare, why, and what was learned."""
+
+    needed: int
+    why: str
+    caution: float
+    surprise: float
+
+
+def _called_for(
+    asked: Asked, history: History, recent: float, load: Load, policy: Policy, memory: Memory, step: float, lead: float
+) -> _Call:
+    """Return the replicas that keep waiting rare when one asked for now would be ready."""
+    usual = expected(history, recent)
+    far = recent - usual.mean > _SURPRISE * usual.deviation
+    # A surprise lasts for one lead time, and then until the queue that it left is gone.
+    rest = step if memory.surprise > 0 and asked.queue > 0 else 0.0
+    surprise = lead if far else max(memory.surprise - step, rest)
+    caution = memory.caution
+    if memory.age >= policy.window and not surprise:
+        caution = _corrected(caution, asked, history, load, policy, step)
     if policy.target is not None:
-        return ceil(min(policy.max_replicas, recent / policy.target)), f"aims for {policy.target:g} per replica"
-    mean, variance = expected(history, recent)
-    spread = caution * max(mean, variance) ** 0.5
-    patience = policy.patience / seconds if seconds > 0 else 0.0
+        needed = ceil(min(policy.max_replicas, recent / policy.target))
+        return _Call(needed, f"aims for {policy.target:g} per replica", caution, surprise)
+    mean, spread = (recent if far else usual.mean), caution * usual.deviation
+    seconds = load.requests.seconds
+    patience = policy.patience / seconds if known(seconds) and seconds > 0 else 0.0
     needed = staffed_replicas(mean, spread, policy.slots, policy.max_replicas, patience, _MISSES)
-    return needed, f"expects {mean:.1f} and covers {spread:.1f} more or less"
+    return _Call(needed, f"expects {mean:.1f} and covers {spread:.1f} more or less", caution, surprise)
 
 
 def _corrected(caution: float, asked: Asked, history: History, load: Load, policy: Policy, step: float) -> float:
@@ -170,7 +197,7 @@ def _corrected(caution: float, asked: Asked, history: History, load: Load, polic
     if asked.blind or load.ready <= 0 or busiest or history.mean <= 0:
         return caution
     late = asked.queue * load.requests.seconds > policy.patience * load.ready * policy.slots
-    missed = min(4.0, asked.busy / history.mean) if late else 0.0
+    missed = min(_MOST_WEIGHT, asked.busy / history.mean) if late else 0.0
     caution += _CAUTION_PER_SECOND * step * (missed - _MISSES_AIMED_AT)
     return min(_MOST_CAUTION, max(_LEAST_CAUTION, caution))
 

@@ -10,6 +10,7 @@ Persistent load (a busy morning) is followed; noise and bursts shorter than the 
 only widen the variance, which is what spare capacity is computed from. With no history, all is persistent.
 """
 
+from math import sqrt
 from typing import NamedTuple
 
 CELLS_PER_LEAD = 2
@@ -80,8 +81,20 @@ def observed(history: History, demand: float, step: float, lead: float) -> Histo
     return History(seconds, mean, variance, cell_sum, cell_seconds, cells, cell_variance, covariance, past)
 
 
-def expected(history: History, demand: float) -> tuple[float, float]:
-    """(mean, variance) of the demand one lead time from now, given the demand of this moment."""
+class Expected(NamedTuple):
+    """The demand one lead time from now."""
+
+    mean: float
+    variance: float
+
+    @property
+    def deviation(self) -> float:
+        """Its standard deviation; arrivals vary at least as Poisson's do."""
+        return sqrt(max(self.mean, self.variance))
+
+
+def expected(history: History, demand: float) -> Expected:
+    """What comes after the demand of this moment."""
     lasts = history.persistence
     mean = max(0.0, history.mean + lasts * (demand - history.mean))
-    return mean, history.variance * (1 - lasts * lasts)
+    return Expected(mean, history.variance * (1 - lasts * lasts))

@@ -148,6 +148,8 @@ class Memory:
     caution: float = 0.85
     """Factor on the spread that spare capacity covers, learned from misses; begins below one, since whole replicas
     round up."""
+    surprise: float = 0.0
+    """Seconds for which demand far beyond all that was expected still counts as a surprise."""
     accounts: Accounts = ()
     uses: Accounts = ()
     """The usual use of every layer of demand, in [0, 1]."""
