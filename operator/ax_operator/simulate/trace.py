@@ -39,7 +39,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A synthetic load: rate(t) = mean * (1 + swing * cos(2 pi (t - peak) / day)) * weekend(t) * G(t).
+    """A synthetic load: rate(t) = mean * (1 + swing * cos(2 pi (t - peak) / day)) * weekend(t) * step(t) * G(t).
 
     G is a Gamma variable of mean one, drawn anew every `burst_seconds`, with shape `burst_shape` (variance
     1 / burst_shape). Arrivals are Poisson at that rate. Tokens are log-normal with the means of the Azure
@@ -54,6 +54,8 @@ class Shape:
     burst_shape: float
     weekend: float = 1.0
     """Factor of days six and seven."""
+    step: float = 1.0
+    """Factor of every second forty minutes."""
 
 
 _DAY = 86_400.0
@@ -62,9 +64,11 @@ SHAPES = {
     "day": Shape(_DAY, 4.0, 0.7, 300, 10),
     "week": Shape(7 * _DAY, 2.0, 0.7, 900, 20, 0.6),
     "bursts": Shape(2 * 3600, 2.0, 0.0, 40, 0.35),
+    "steps": Shape(4 * 3600, 5.0, 0.0, 60, 1e9, step=3.0),
     "sparse": Shape(_DAY, 0.002, 0.9, 600, 0.5),
 }
 _PEAK = 14 * 3600.0
+_STEP = 2400.0
 
 
 def synthetic_trace(name: str, seed: int = 1) -> Trace:
@@ -78,7 +82,7 @@ def synthetic_trace(name: str, seed: int = 1) -> Trace:
     while begin < shape.seconds:
         end = min(begin + shape.burst_seconds, shape.seconds)
         burst = draw.gammavariate(shape.burst_shape, 1 / shape.burst_shape)
-        ceiling = shape.mean * (1 + shape.swing) * burst
+        ceiling = shape.mean * (1 + shape.swing) * shape.step * burst
         at = begin
         while ceiling > 0:
             at += draw.expovariate(ceiling)
@@ -86,6 +90,7 @@ def synthetic_trace(name: str, seed: int = 1) -> Trace:
                 break
             day = 1 + shape.swing * cos(2 * pi * (at - _PEAK) / _DAY)
             rate = shape.mean * day * burst * (shape.weekend if at // _DAY % 7 >= 5 else 1.0)
+            rate *= shape.step if at // _STEP % 2 else 1.0
             if draw.random() * ceiling < rate:
                 arrivals.append(Arrival(at, _tokens(draw, 1155, 1.0), _tokens(draw, 211, 0.8)))
         begin = end
