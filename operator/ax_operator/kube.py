@@ -42,8 +42,6 @@ PAUSE_SECONDS = 0.5
 SILENCE_SECONDS = 90.0
 """A watch without a byte for this long is dead: the server sends a bookmark every minute."""
 
-__all__ = ["Connection", "Kube", "Manifest", "WatchEvent"]
-
 
 @dataclass(frozen=True, slots=True)
 class Connection:
@@ -202,10 +200,8 @@ class Kube:
             except KubeError as error:
                 failures += 1
                 version = None if failures % 5 == 0 else version
-                logger.warning(
-                    "Lost a watch and tries again",
-                    extra={"kind": kind.kind, "error": str(error), "tries": failures},
-                )
+                extra = {"kind": kind.kind, "error": str(error), "tries": failures}
+                logger.warning("Lost a watch and tries again", extra=extra)
                 await asyncio.sleep(min(30.0, 0.25 * 2 ** min(failures, 8)) * random.uniform(0.5, 1))  # noqa: S311
 
     # --- below: one request ---
@@ -235,8 +231,8 @@ class Kube:
     async def _stream(
         self, kind: Kind, namespace: str | None, labels: str | None, version: str
     ) -> AsyncIterator[tuple[str, Manifest]]:
-        query = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version}
-        query |= {"timeoutSeconds": str(WATCH_SECONDS)} | ({"labelSelector": labels} if labels else {})
+        query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS)}
+        query |= {"resourceVersion": version} | ({"labelSelector": labels} if labels else {})
         within = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=self._silence)
         response = await self._send("GET", kind.path(namespace), query, within=within)
         try:
