@@ -15,8 +15,9 @@ from typing import Any
 
 from tests.bench.processes import LOAD_CORE, Proxy, cpu, megabytes
 from tests.bench.proxies import KEY, gateway, litellm, nginx, ours, plain_envoy, sglang_router, vllm_router
+from tests.gateway.cluster import endpoint_slice
 from tests.gateway.replica import Replica
-from tests.gateway.rig import Rig, endpoint_slice, until
+from tests.gateway.rig import Rig, until
 
 ROUNDS, SECONDS = 3, 3
 TOKENS, INTERVAL_US = 100, 40_000

@@ -1,10 +1,7 @@
-"""The tensorrt and pytorch adaptors on a stand-in for TensorRT-LLM, which checks every argument against the facts."""
+"""Requests of the tensorrt and pytorch adaptors on a stand-in for TensorRT-LLM, which checks them against the facts."""
 
 from __future__ import annotations
 
-import json
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,123 +9,11 @@ from typing import Any
 
 import pytest
 
-from ax_engines.contract import Backend, ChatFacts, Limits, Manifest, ServingOptions, Target
-from ax_engines.triton.adaptor import BACKENDS, Answer, load_engine
+from ax_engines.triton.adaptor import BACKENDS, load_engine
 from ax_engines.triton.engines.llm_api import LlmApiEngine
-from ax_engines.triton.engines.llm_terms import read_stats
 from ax_engines.triton.engines.pytorch import PYTORCH
-from ax_engines.wire import Chunk, EngineError, GenerateRequest, Sampling
-from tests.engines.serving import SMOLLM2
-from tests.engines.trtllm_flags import BadCommandError, load
-
-PACKAGES = Path(__file__).parents[1] / "standins" / "packages"
-SECONDS = 20
-GREEDY = Sampling(0, temperature=0)
-ARGUMENTS: dict[Backend, dict[str, Any]] = {
-    "tensorrt": {
-        "tensor_parallel_size": 2,
-        "pipeline_parallel_size": 1,
-        "max_batch_size": 8,
-        "max_num_tokens": 8192,
-        "enable_chunked_prefill": True,
-        "guided_decoding_backend": "xgrammar",
-        "kv_cache_config": {"enable_block_reuse": True, "free_gpu_memory_fraction": 0.9},
-    },
-    "pytorch": {
-        "tensor_parallel_size": 1,
-        "pipeline_parallel_size": 1,
-        "max_batch_size": 8,
-        "max_num_tokens": 8192,
-        "enable_chunked_prefill": True,
-        "guided_decoding_backend": "xgrammar",
-        "dtype": "bfloat16",
-        "max_input_len": 999,
-        "max_seq_len": 1000,
-        "kv_cache_config": {"enable_block_reuse": True, "free_gpu_memory_fraction": 0.9, "dtype": "auto"},
-        "cuda_graph_config": {"max_batch_size": 8, "enable_padding": True},
-        "enable_iter_perf_stats": True,
-    },
-}
-
-
-class Answers:
-    """What an engine answered to one choice."""
-
-    def __init__(self) -> None:
-        self.all: list[Answer] = []
-        self._changed = threading.Condition()
-
-    def __call__(self, answer: Answer) -> None:
-        with self._changed:
-            self.all.append(answer)
-            self._changed.notify_all()
-
-    def wait_for(self, true: Callable[[], bool]) -> None:
-        with self._changed:
-            assert self._changed.wait_for(true, SECONDS), self.all
-
-    def ended(self) -> bool:
-        return bool(self.all) and (isinstance(self.all[-1], EngineError) or self.all[-1].finish is not None)
-
-    def last(self) -> Any:
-        self.wait_for(self.ended)
-        return self.all[-1]
-
-    @property
-    def text(self) -> str:
-        return "".join(answer.text for answer in self.all if isinstance(answer, Chunk))
-
-
-@pytest.fixture
-def packages(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The stand-in packages are importable, and forgotten afterwards."""
-    monkeypatch.syspath_prepend(str(PACKAGES))
-    yield
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("tensorrt_llm", "torch")]:
-        del sys.modules[name]
-
-
-def artifact(folder: Path, backend: Backend) -> Path:
-    """Write what the build publishes, as far as the adaptors and the stand-in look at it."""
-    target = None
-    config: dict[str, Any] = {"architectures": ["LlamaForCausalLM"]}
-    if backend == "tensorrt":
-        limits = Limits(max_batch_size=8, max_input_tokens=999, max_total_tokens=1000)
-        target = Target(sm=90, tensorrt_llm="1.2.1", tensor=2, pipeline=1, limits=limits)
-        config = {
-            "version": "1.2.1",
-            "build_config": {},
-            "pretrained_config": {"mapping": {"tp_size": 2, "pp_size": 1}},
-        }
-    manifest = Manifest(
-        engine="llama-0123456789",
-        artifact="tensorrt" if target else "safetensors",
-        quantization="none",
-        revision="test",
-        architecture="LlamaForCausalLM",
-        target=target,
-        files=(),
-        chat=ChatFacts(vocab_size=16),
-        config=SMOLLM2.model_copy(update={"vocab_size": 16}),
-    )
-    folder.mkdir()
-    (folder / "manifest.json").write_text(manifest.to_json())
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-def serving(backend: Backend, **arguments: Any) -> ServingOptions:
-    """Return the options of a pod with these arguments beside the recipe's."""
-    engine_args = {**ARGUMENTS[backend], **arguments}
-    return ServingOptions(
-        model="demo/llama",
-        engine="llama-0123456789",
-        backend=backend,
-        slots=8,
-        queue=8,
-        context_length=1000,
-        engine_args=engine_args,
-    )
+from ax_engines.wire import Chunk, GenerateRequest, Sampling
+from tests.engines.stand_in_llm import GREEDY, SECONDS, Answers, artifact, ask, serving
 
 
 @pytest.fixture(params=["tensorrt", "pytorch"])
@@ -148,13 +33,6 @@ def pytorch(tmp_path: Path, packages: None) -> Iterator[LlmApiEngine]:
     one.start(serving("pytorch"), artifact(tmp_path / "engine", "pytorch"))
     yield one
     one.stop()
-
-
-def ask(engine: LlmApiEngine, prompt: str, sampling: Sampling = GREEDY, index: int = 0, **more: Any) -> Answers:
-    """Begin a request and return its answers to come."""
-    answers = Answers()
-    engine.submit(GenerateRequest("one", sampling, prompt=prompt, **more), index, answers)
-    return answers
 
 
 def asked(engine: LlmApiEngine) -> dict[str, Any]:
@@ -342,15 +220,6 @@ def test_other_ends_have_names(engine: LlmApiEngine) -> None:
     assert ask(engine, "say:a\nfinish:cancelled").last().finish == "cancelled"
 
 
-def test_an_engine_that_has_ended_by_itself_ends_the_process(tmp_path: Path, packages: None) -> None:
-    deaths: list[str] = []
-    one = LlmApiEngine(PYTORCH, on_death=lambda: deaths.append("ended"))
-    one.start(serving("pytorch"), artifact(tmp_path / "engine", "pytorch"))
-    error = ask(one, "die:").last()
-    assert (error.status, error.code, deaths) == (503, "engine_lost", ["ended"])
-    one.stop()
-
-
 def test_the_cache_in_use_is_seen_while_it_works_and_none_when_idle(engine: LlmApiEngine) -> None:
     assert engine.stats().kv_used is None
     answers = Answers()
@@ -360,64 +229,6 @@ def test_the_cache_in_use_is_seen_while_it_works_and_none_when_idle(engine: LlmA
     engine.cancel(handle)
     answers.last()
     until(lambda: engine.stats().kv_used == 0.0)
-
-
-def test_requests_that_the_library_holds_back_count_as_waiting() -> None:
-    row = {
-        "numActiveRequests": 12,
-        "numQueuedRequests": 3,
-        "kvCacheStats": {"maxNumBlocks": 200, "usedNumBlocks": 150},
-        "inflightBatchingStats": {"numScheduledRequests": 8},
-    }
-    facts = load("llm_api")["statistics"]
-    assert set(row) <= set(facts["row"])
-    assert set(row["kvCacheStats"]) <= set(facts["kvCacheStats"])  # type: ignore[call-overload]
-    assert set(row["inflightBatchingStats"]) <= set(facts["inflightBatchingStats"])  # type: ignore[call-overload]
-    assert (read_stats(row, 1).waiting, read_stats(row, 1).kv_used) == (7, 0.75)
-    assert read_stats(row, 2).waiting == 3
-    assert read_stats({"numQueuedRequests": 0, "kvCacheStats": None}, 1).kv_used is None
-
-
-def test_stopping_ends_what_runs(tmp_path: Path, packages: None) -> None:
-    one = LlmApiEngine(PYTORCH)
-    one.start(serving("pytorch"), artifact(tmp_path / "engine", "pytorch"))
-    answers = ask(one, "forever:\nsay:abc")
-    answers.wait_for(lambda: len(answers.all) > 1)
-    one.stop()
-    assert answers.last().finish == "cancelled"
-    assert one._llm.ended
-
-
-@pytest.mark.parametrize("backend", ["tensorrt", "pytorch"])
-def test_an_argument_that_the_class_does_not_have_stops_the_start(
-    backend: Backend, tmp_path: Path, packages: None
-) -> None:
-    folder = artifact(tmp_path / "engine", backend)
-    with pytest.raises(RuntimeError, match=r"could not load the engine llama-0123456789 .*: \w+ has no argument warp"):
-        load_engine(BACKENDS[backend]).start(serving(backend, warp=9), folder)
-    other = {"tensorrt": {"cuda_graph_config": None}, "pytorch": {"fast_build": True}}[backend]
-    with pytest.raises(RuntimeError, match=f"{backend} has no argument"):
-        load_engine(BACKENDS[backend]).start(serving(backend, **other), folder)
-
-
-def test_an_engine_folder_is_loaded_by_its_own_class_only(tmp_path: Path, packages: None) -> None:
-    folder = artifact(tmp_path / "checkpoint", "pytorch")
-    with pytest.raises(RuntimeError, match="is not an engine directory"):
-        load_engine(BACKENDS["tensorrt"]).start(serving("tensorrt"), folder)
-    folder = artifact(tmp_path / "engine", "tensorrt")
-    with pytest.raises(RuntimeError, match=r"\(tensorrt, 4 ranks\): tensor_parallel_size 4 does not match"):
-        load_engine(BACKENDS["tensorrt"]).start(serving("tensorrt", tensor_parallel_size=4), folder)
-
-
-def test_the_stand_in_refuses_what_the_facts_do_not_have(packages: None) -> None:
-    from tensorrt_llm import LLM, SamplingParams
-
-    with pytest.raises(BadCommandError, match=r"is not proved for 1\.2\.1"):
-        LLM(model="x", tokenizer="x", max_stats_len=3)
-    with pytest.raises(TypeError, match="no field max_new_tokens"):
-        SamplingParams(max_new_tokens=3)
-    with pytest.raises(TypeError, match="is a int"):
-        SamplingParams(max_tokens=1.5)
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -1,121 +1,38 @@
 """The transformers backend for real, on a CPU: tiny random models of real architectures in a Triton each.
 
 What a model says in a batch, whoever else is in it, is compared with what transformers' own `generate` says alone.
-The packages are installed once per lock file, the models made once per version of `tiny_models.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
 import os
 import re
-import shutil
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from ax_engines.build.model_config import from_config_json
-from ax_engines.contract import ChatFacts, Manifest
-from local.paths import cache_dir, locked
-from local.wheels import installed
 from tests.engines.pictures import data_url, encoded, image_part, picture
 from tests.engines.serving import Pod, Reply, page, pod, post
+from tests.engines.tiny_pods import CONTEXT, KINDS, SLOTS, START_SECONDS, tiny_models, tiny_pods, write_artifact
 
 pytestmark = pytest.mark.e2e
-PYTHON = str(Path(sys.base_prefix) / "bin" / "python3")
 SECONDS = 60
-START_SECONDS = 300
-KINDS = ("llama", "qwen2", "qwen2_vl")
-SLOTS, CONTEXT = 4, 512
-ARGUMENTS = {"dtype": "auto", "device_map": "cpu", "attn_implementation": "sdpa"}
-TEMPLATE = """\
-{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' }}
-{%- if message.content is string %}{{- message.content }}
-{%- else %}{% for part in message.content %}
-{%- if part.type == 'image' %}{{- '<|vision_start|><|image_pad|><|vision_end|>' }}{% else %}{{- part.text }}{% endif %}
-{%- endfor %}{% endif %}{{- '<|im_end|>\n' }}{% endfor %}
-{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{% endif %}"""
-
-
-def tiny_models() -> Path:
-    """Return the folder with the tiny models and the reference answers."""
-    script = Path(__file__).with_name("tiny_models.py")
-    lock = Path(__file__).parents[2] / "locks" / "torch.txt"
-    digest = hashlib.sha256(script.read_bytes() + lock.read_bytes()).hexdigest()[:12]
-    folder = cache_dir() / f"tiny-models-{digest}"
-    with locked(folder.parent / ".tiny-models.lock"):
-        if not folder.exists():
-            draft = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-            command = [PYTHON, "-s", str(script), str(draft)]
-            subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(installed("torch"))})
-            draft.rename(folder)
-    return folder
-
-
-def write_artifact(store: Path, kind: str) -> None:
-    """Publish a tiny model as the build does."""
-    folder = store / f"{kind.replace('_', '-')}-0123456789"
-    shutil.copytree(tiny_models() / kind, folder)
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    config = from_config_json(json.loads((folder / "config.json").read_text()))
-    manifest = Manifest(
-        engine=folder.name,
-        artifact="safetensors",
-        quantization="none",
-        revision="test",
-        architecture=config.architecture,
-        files=(),
-        chat=ChatFacts(template=True, eos_token="<|im_end|>", vocab_size=config.vocab_size),
-        config=config,
-    )
-    (folder / "manifest.json").write_text(manifest.to_json())
 
 
 @pytest.fixture(scope="module")
 def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pod]]:
     """A pod of each kind; they start side by side."""
-    environment = {
-        "AX_DRAIN_GRACE": "0",
-        "AX_ENGINE_ADAPTOR": "torch_engine",
-        "AX_TORCH_SITE": str(installed("torch")),
-        "HOME": str(tmp_path_factory.mktemp("home")),
-    }
-    with ExitStack() as stack:
-        started = {}
-        for kind in KINDS:
-            one = stack.enter_context(
-                pod(
-                    tmp_path_factory.mktemp(kind),
-                    environment,
-                    backend="transformers",
-                    engine=f"{kind.replace('_', '-')}-0123456789",
-                    served_names=("tiny",),
-                    slots=SLOTS,
-                    context_length=CONTEXT,
-                    threads=1,
-                    engine_args=ARGUMENTS,
-                )
-            )
-            write_artifact(one.store, kind)
-            one.start_frontend()
-            one.start_triton()
-            started[kind] = one
-        for one in started.values():
-            assert one.triton
-            one.wait_until(f"{one.url}/health/ready", one.triton, START_SECONDS)
+    with tiny_pods(tmp_path_factory) as started:
         yield started
 
 
@@ -339,24 +256,3 @@ def test_a_model_that_cannot_be_loaded_ends_with_one_sentence(pods: dict[str, Po
         assert triton.popen.wait(START_SECONDS) != 0
         assert "transformers could not load the model llama-0123456789: " in triton.text()
         assert "no file named model.safetensors" in triton.text()
-
-
-def faults(kind: str, folder: Path) -> Any:
-    """Return what the clients of a model were told that failed in a step of three requests."""
-    here = Path(__file__).parent
-    paths = [str(installed("torch")), str(here.parents[1] / "engines")]
-    command = [PYTHON, "-s", str(here / "torch_faults.py"), str(tiny_models()), kind, str(folder)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
-
-
-def test_without_memory_the_newest_goes_and_the_others_go_on(tmp_path: Path) -> None:
-    seen = faults("memory", tmp_path)
-    assert sorted(seen["told"]) == [[False, "503 out_of_memory"], [True, ""], [True, ""]]
-    assert seen["deaths"] == []
-
-
-def test_a_broken_gpu_fails_everybody_and_ends_the_process(tmp_path: Path) -> None:
-    seen = faults("device", tmp_path)
-    assert seen == {"told": [[False, "500 engine_error"]] * 3, "deaths": ["device"]}

@@ -1,7 +1,8 @@
-"""Simulated GPU nodes, the A.X models, and what a resolve Job says of each: what GPU stories and goldens share."""
+"""Simulated GPU nodes, A.X models on them, and what a resolve Job says of each: what GPU stories and goldens share."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ax_engines import contract, tasks
@@ -21,12 +22,14 @@ TRTLLM = Toolchain(
     triton="2.71.0",
     gpu=True,
 )
+NEXT = replace(TRTLLM, image="registry.test/ax-triton-tensorrt:2", tensorrt_llm="1.2.2")
 GPUS = {
     "h100": ("NVIDIA-H100-80GB-HBM3", 81559, 90),
     "a100": ("NVIDIA-A100-SXM4-80GB", 81920, 80),
     "l40s": ("NVIDIA-L40S", 46068, 89),
     "b200": ("NVIDIA-B200", 183359, 100),
 }
+H100, A100, B200 = (GPUS[k][0] for k in ("h100", "a100", "b200"))
 MODELS = ("A.X-4.0", "A.X-4.0-Light", "A.X-3.1", "A.X-3.1-Light", "A.X-4.0-VL-Light")
 TABLE = load_gpus()
 FIXED = "scaling: {mode: fixed, replicas: 1}\n"
@@ -108,3 +111,20 @@ def settle(stage: Stage) -> None:
         if not stage.jobs("build") and before == {k: o["metadata"]["uid"] for k, o in stage.objects.items()}:
             return
     raise AssertionError("it never settles")
+
+
+def served(*models: Json, nodes: list[Json] | None = None, **changes: Any) -> Stage:
+    """Return a stage on which A.X 4.0 models are built and ready on two H100 nodes."""
+    the_nodes = nodes or [gpu_node("h-0", "h100"), gpu_node("h-1", "h100")]
+    return up(Stage(gpu_world(*the_nodes, **changes), *(models or (ax("A.X-4.0"),))), "A.X-4.0")
+
+
+def with_nodes(stage: Stage, *nodes: Json) -> None:
+    """Replace the nodes with GPUs."""
+    stage.world = replace(stage.world, machines=Machines((CPU_NODE, *nodes)))
+
+
+def with_toolchain(stage: Stage, toolchain: Toolchain) -> None:
+    """Replace the toolchain for GPUs."""
+    settings = stage.world.settings.model_copy(update={"toolchains": (toolchain, CPU_TOOLCHAIN)})
+    stage.world = replace(stage.world, settings=settings)

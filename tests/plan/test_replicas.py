@@ -14,8 +14,8 @@ from ax_operator.plan.coldstart import cold_start
 from ax_operator.plan.replicas import policy_of
 from ax_operator.plan.scaling import Load
 from tests.plan.floor import ax, gpu_node, gpu_world, up
+from tests.plan.scenes import serving
 from tests.plan.stage import DEMO, NOW, Stage, model, world
-from tests.plan.test_story import serving
 
 BUILTIN = DEMO.replace("scaling: {mode: fixed, replicas: 1}", "scaling: {minReplicas: 0, maxReplicas: 3}")
 BOTH = BUILTIN + "routing: {hosted: {apiRef: ax}, dataResidency: Any}\n"
