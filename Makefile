@@ -49,7 +49,7 @@ else
 	$(PYTHON) -m local images build
 endif
 
-push: ;
+push: ; @:
 
 crds: setup      ## write crds/ and the chart's copies from the models
 	$(PYTHON) -m ax_operator crds

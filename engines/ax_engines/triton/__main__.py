@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -128,13 +129,18 @@ def find_layout(run: Path) -> Layout:
     stub = home / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not stub.exists():
         raise CannotServeError(f"nvidia-pytriton has no Triton stub for Python {version}; use Python 3.11.")
-    # Triton looks for the stub beside the backend's library; the image is read-only, hence links elsewhere.
+    # Triton looks for the stub beside the backend's library; the image is read-only, hence links elsewhere. The stub
+    # itself is copied: Triton changes its mode, which a link would pass on to the image's file or to a shared cache.
     backends = run / "backends"
     (backends / "python").mkdir(parents=True, exist_ok=True)
-    for target in [*(home / "backends/python").iterdir(), stub]:
+    for target in (home / "backends/python").iterdir():
         link = backends / "python" / target.name
         link.unlink(missing_ok=True)
         link.symlink_to(target)
+    own = backends / "python" / stub.name
+    own.unlink(missing_ok=True)
+    shutil.copyfile(stub, own)
+    own.chmod(0o700)
     libraries = (str(package.parent / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR") or "/usr/lib")
     return Layout(str(home / "bin/tritonserver"), str(backends), libraries)
 

@@ -98,6 +98,7 @@ def server_arguments(layout: Layout, models: str, ports: Ports, gpus: int) -> li
         f"--allow-gpu-metrics={'true' if gpus else 'false'}",
         "--metrics-config=counter_latencies=true",
         "--exit-timeout-secs=10",
+        "--log-info=false",  # tables of its options would push the reason of a failure out of the termination message
     ]
 
 
