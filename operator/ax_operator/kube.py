@@ -204,8 +204,6 @@ class Kube:
                 logger.warning("Lost a watch and tries again", extra=extra)
                 await asyncio.sleep(min(30.0, 0.25 * 2 ** min(failures, 8)) * random.uniform(0.5, 1))  # noqa: S311
 
-    # --- below: one request ---
-
     async def _read_config(self) -> Configuration:
         config = Configuration()
         config.connection_pool_maxsize = CONNECTIONS
