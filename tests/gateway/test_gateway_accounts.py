@@ -168,6 +168,19 @@ async def test_histograms_are_in_seconds(counting: Rig, replica: Start) -> None:
     assert {dict(k)["le"] for k in buckets} >= {"0.001", "0.1", "1", "+Inf"}
 
 
+async def test_an_answer_in_one_piece_has_no_time_between_its_tokens(counting: Rig, replica: Start) -> None:
+    key = await counting.serve("whole", await replica())
+    await counting.stream(key)
+    for _ in range(2):
+        await counting.ask(key)
+
+    async def told(name: str, times: int) -> bool:
+        return await total(counting, f"ax_gateway_{name}_seconds_count", model=key, backend="onprem") == times
+
+    await until(lambda: told("time_to_first_byte", 3), "three answers had a first byte")
+    assert await told("time_between_tokens", 1)
+
+
 async def test_access_log_tells_all_but_content(counting: Rig, replica: Start) -> None:
     one = await replica()
     key = await counting.serve("logged", one)

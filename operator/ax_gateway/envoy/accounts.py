@@ -84,7 +84,7 @@ def loggers(to_stdout: bool) -> list[Resource]:
         _stats([], [_histogram("time_to_first_byte", served, "%RESPONSE_DURATION%", "Milliseconds")])
         | {"filter": {"and_filter": {"filters": [_status_below(400), _metadata("completion", 0)]}}},
         _stats([], [_histogram("time_between_tokens", served, ITL, "Microseconds")])
-        | {"filter": _metadata("completion", 2)},
+        | {"filter": _metadata("streamed", 2)},  # an answer in one piece has no time between its tokens
     ]
     return [*found, _lines()] if to_stdout else found
 

@@ -60,9 +60,19 @@ end
 """
 
 USAGE = r"""
-local byte, find, sub, gmatch = string.byte, string.find, string.sub, string.gmatch
-local WANTED = { completion = '"completion_tokens"%s*:%s*(%d+)', prompt = '"prompt_tokens"%s*:%s*(%d+)' }
+local byte, find, match, sub = string.byte, string.find, string.match, string.sub
+local WANTED = { completion = '"completion_tokens"', prompt = '"prompt_tokens"' }
 local LONGEST_COUNT = 64
+
+local function last_count(bytes, key)
+  local found, at = nil, 1
+  while true do
+    local _, stop = find(bytes, key, at, true)
+    if stop == nil then return found end
+    found = tonumber(match(bytes, "^%s*:%s*(%d+)", stop + 1)) or found
+    at = stop + 1
+  end
+end
 
 function envoy_on_response(handle)
   local kind = handle:headers():get("content-type") or ""
@@ -74,10 +84,13 @@ function envoy_on_response(handle)
     if rest ~= "" then bytes = rest .. bytes end
     -- Inside of a JSON string every quote is escaped, so content cannot look like a count.
     if find(bytes, '_tokens"', 1, true) then
-      for name, pattern in pairs(WANTED) do
-        local last = nil
-        for number in gmatch(bytes, pattern) do last = tonumber(number) end
-        if last ~= nil and last < 1e9 then handle:streamInfo():dynamicMetadata():set("ax", name, last) end
+      local told = handle:streamInfo():dynamicMetadata()
+      for name, key in pairs(WANTED) do
+        local count = last_count(bytes, key)
+        if count ~= nil and count < 1e9 then
+          told:set("ax", name, count)
+          if streamed and name == "completion" then told:set("ax", "streamed", count) end
+        end
       end
     end
     -- The network may cut an answer, and a count in it, anywhere; a line of events that has ended holds no half of one.
