@@ -42,7 +42,7 @@ class Devices:
         self._counted_at = -1
         self._machines: Machines | None = None
         self._free: dict[str, int] | None = None
-        self._short: dict[Key, float] = {}
+        self._short_since: dict[Key, float] = {}
         """Since when each model has found its pool too small. A moment, not how long: that would be as old as each
         model's last look, and whoever looks would find all others ahead of it."""
         self._decided: dict[Key, int] = {}
@@ -71,9 +71,9 @@ class Devices:
             self._decided[key] = decided
         self._count_podless(key)
         if memory.short > 0 and memory.last is not None:
-            self._short[key] = memory.last - memory.short
+            self._short_since[key] = memory.last - memory.short
         else:
-            self._short.pop(key, None)
+            self._short_since.pop(key, None)
 
     def machines(self) -> Machines:
         """Return the nodes, out of which each placement's pools are made, all of their GPUs free."""
@@ -94,8 +94,8 @@ class Devices:
         product, gpus = use
         promised = sum(gpus for of, gpus in self._podless.values() if of == product)
         left = max(0, self._counted().get(product, 0) - promised)
-        claims = [Claim(str(key), left // gpus, gpus, self._short.get(key))]
-        for other, since in self._short.items():
+        claims = [Claim(str(key), left // gpus, gpus, self._short_since.get(key))]
+        for other, since in self._short_since.items():
             theirs = self._use(other) if other != key else None
             if theirs and theirs[0] == product:
                 claims.append(Claim(str(other), 1, theirs[1], since))

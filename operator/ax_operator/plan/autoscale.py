@@ -20,7 +20,6 @@ flight; always within [min, max]. Pure, and total: any numbers give a decision.
 """
 
 from math import ceil, isfinite
-from typing import NamedTuple
 
 from ax_operator.plan.forecast import History, expected, observed
 from ax_operator.plan.ledger import Outlook, Terms, advanced, opened, renewed, standing
@@ -75,20 +74,21 @@ def decide(load: Load, policy: Policy, memory: Memory, now: float) -> Decision:
 
     worth = _worth_of_a_replica(load, policy)
     caution, uses, surprise = memory.caution, memory.uses, memory.surprise
+    terms = Terms(worth or 1.0, _START_SHARE * lead if worth else policy.window, policy.slots, most)
+    accounts = opened(before, terms) if fresh else memory.accounts
     rule: Rule
     if worth:
         rule = "prices"
-        terms = Terms(worth, _START_SHARE * lead, policy.slots, most)
-        accounts = opened(before, terms) if fresh else memory.accounts
         outlook = Outlook(history.persistence, step / history.seconds if history.seconds > 0 else 1.0)
         accounts, uses = advanced(accounts, uses, asked.busy, step, terms, outlook)
         why = f"a busy replica saves {worth:.2f} times its price"
     else:
         rule = "target" if policy.target is not None else "waiting"
-        terms = Terms(1.0, policy.window, policy.slots, most)
-        call = _called_for(asked, history, recent, load, policy, memory, step, lead)
-        needed, why, caution, surprise = call
-        accounts = opened(before, terms) if fresh else memory.accounts
+        usual = expected(history, recent)
+        far = recent - usual.mean > _SURPRISE * usual.deviation
+        caution, surprise = _learned(asked, history, load, policy, memory, step, lead if far else 0.0)
+        mean, spread = recent if far else usual.mean, caution * usual.deviation
+        needed, why = _called_for(mean, spread, recent, seconds, policy)
         # Only requests call: what is expected without any keeps replicas for a window, and wakes none.
         accounts = renewed(accounts, needed if asked.demand > 0 else 0, step, terms)
     wanted = standing(accounts, before, terms)
@@ -157,35 +157,25 @@ def _worth_of_a_replica(load: Load, policy: Policy) -> float:
     return worth if known(worth) else 0.0
 
 
-class _Call(NamedTuple):
-    """How many replicas keep waiting rare, why, and what was learned."""
+def _called_for(mean: float, spread: float, recent: float, seconds: float, policy: Policy) -> tuple[int, str]:
+    """Replicas that keep waiting rare when one asked for now would be ready."""
+    if policy.target is not None:
+        return ceil(min(policy.max_replicas, recent / policy.target)), f"aims for {policy.target:g} per replica"
+    patience = policy.patience / seconds if seconds > 0 else 0.0
+    needed = staffed_replicas(mean, spread, policy.slots, policy.max_replicas, patience, _MISSES)
+    return needed, f"expects {mean:.1f} and covers {spread:.1f} more or less"
 
-    needed: int
-    why: str
-    caution: float
-    surprise: float
 
-
-def _called_for(
-    asked: Asked, history: History, recent: float, load: Load, policy: Policy, memory: Memory, step: float, lead: float
-) -> _Call:
-    """Return the replicas that keep waiting rare when one asked for now would be ready."""
-    usual = expected(history, recent)
-    far = recent - usual.mean > _SURPRISE * usual.deviation
+def _learned(
+    asked: Asked, history: History, load: Load, policy: Policy, memory: Memory, step: float, begun: float
+) -> tuple[float, float]:
+    """The caution, and the seconds for which a surprise still counts as one; `begun`: those of one that began now."""
     # A surprise lasts for one lead time, and then until the queue that it left is gone.
     rest = step if memory.surprise > 0 and asked.queue > 0 else 0.0
-    surprise = lead if far else max(memory.surprise - step, rest)
-    caution = memory.caution
-    if memory.age >= policy.window and not surprise:
-        caution = _corrected(caution, asked, history, load, policy, step)
-    if policy.target is not None:
-        needed = ceil(min(policy.max_replicas, recent / policy.target))
-        return _Call(needed, f"aims for {policy.target:g} per replica", caution, surprise)
-    mean, spread = (recent if far else usual.mean), caution * usual.deviation
-    seconds = load.requests.seconds
-    patience = policy.patience / seconds if known(seconds) and seconds > 0 else 0.0
-    needed = staffed_replicas(mean, spread, policy.slots, policy.max_replicas, patience, _MISSES)
-    return _Call(needed, f"expects {mean:.1f} and covers {spread:.1f} more or less", caution, surprise)
+    surprise = begun or max(memory.surprise - step, rest)
+    if surprise or memory.age < policy.window:
+        return memory.caution, surprise
+    return _corrected(memory.caution, asked, history, load, policy, step), surprise
 
 
 def _corrected(caution: float, asked: Asked, history: History, load: Load, policy: Policy, step: float) -> float:
